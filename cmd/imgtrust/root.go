@@ -26,6 +26,8 @@ type app struct {
 // usageError is a mistake in the words of the command line: exit code 2.
 type usageError struct{ error }
 
+func (u usageError) Unwrap() error { return u.error }
+
 // refusal is a decision "no": exit code 3. Its text has been printed already
 // when err is nil.
 type refusal struct{ err error }
@@ -117,7 +119,9 @@ is signed, listed and still the newest before anything runs it.`,
 
 // commands lists every command of the program, in the order of the help text.
 func commands(a *app) []*cobra.Command {
-	return []*cobra.Command{}
+	return []*cobra.Command{
+		newBuildCommand(a),
+	}
 }
 
 // markUsageErrors makes a wrong number of arguments a usage error everywhere.
