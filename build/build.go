@@ -22,12 +22,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/imgtrust/imgtrust/internal/oci"
 	"github.com/moby/buildkit/client"
+	_ "github.com/moby/buildkit/client/connhelper/dockercontainer" // docker-container://
+	_ "github.com/moby/buildkit/client/connhelper/kubepod"         // kube-pod://
+	_ "github.com/moby/buildkit/client/connhelper/podmancontainer" // podman-container://
+	_ "github.com/moby/buildkit/client/connhelper/ssh"             // ssh://
 )
 
 // Options of a build. Reference and one of Push and Layout must be set, and
@@ -124,22 +129,40 @@ func (p *plan) connect(ctx context.Context) (*builder, error) {
 	if p.Builder == "" {
 		return p.embed(ctx)
 	}
-	c, err := client.New(ctx, p.Builder)
+	c, err := p.dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to builder %s: %w", p.Builder, err)
-	}
-	wait, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	if err := c.Wait(wait); err != nil {
-		c.Close()
 		err = fmt.Errorf("connecting to builder %s: %w", p.Builder, clean(err))
 		return nil, withHint(err, "give --builder or BUILDKIT_HOST the address of a running BuildKit daemon, or neither to use the embedded one")
 	}
 	return &builder{client: c, close: func() { c.Close() }}, nil
 }
 
-// connectTimeout bounds how long a builder may take to answer.
+// connectTimeout bounds how long a builder may take to answer: it may be
+// behind ssh or kubectl.
 const connectTimeout = 20 * time.Second
+
+// dial connects to Options.Builder and waits until it answers. Wait goes on
+// trying while nobody listens, so a socket is tried by itself first.
+func (p *plan) dial(ctx context.Context) (*client.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if path, ok := strings.CutPrefix(p.Builder, "unix://"); ok {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+		if err != nil {
+			return nil, err
+		}
+		conn.Close()
+	}
+	c, err := client.New(context.WithoutCancel(ctx), p.Builder)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Wait(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
 
 // result reads what the exporter answered.
 func (p *plan) result(res *client.SolveResponse) (Result, error) {

@@ -27,6 +27,7 @@ import (
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/util/db/boltutil"
+	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/network/netproviders"
 	"github.com/moby/buildkit/util/resolver"
 	resolverconfig "github.com/moby/buildkit/util/resolver/config"
@@ -125,7 +126,8 @@ func (d *daemon) open(ctx context.Context, p *plan) (err error) {
 	if err := d.openController(); err != nil {
 		return fmt.Errorf("starting the embedded builder: %w", err)
 	}
-	d.server = grpc.NewServer(grpc.WaitForHandlers(true))
+	d.server = grpc.NewServer(grpc.WaitForHandlers(true),
+		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor))
 	d.controller.Register(d.server)
 	d.listener = bufconn.Listen(1 << 20)
 	return nil
@@ -189,9 +191,8 @@ func (d *daemon) openWorker(ctx context.Context, p *plan, wrapper string) error 
 	opt.RegistryHosts = resolver.NewRegistryConfig(p.plainHosts())
 	d.worker, err = base.NewWorker(ctx, opt)
 	if err != nil {
-		return err
+		return errors.Join(err, opt.MetadataStore.Close(), opt.ContentMetadata.Close())
 	}
-	// The options own two databases; from here on the worker closes them.
 	return nil
 }
 

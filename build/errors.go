@@ -79,7 +79,7 @@ func plain(ctx context.Context, err error) error {
 }
 
 // noise are the words that BuildKit and gRPC put before each cause.
-var noise = regexp.MustCompile(`(failed to solve: |rpc error: code = \w+ desc = |dockerfile parse error on line \d+: |failed to solve with frontend dockerfile\.v0: )`)
+var noise = regexp.MustCompile(`(failed to solve: |rpc error: code = \w+ desc = |dockerfile parse error on line \d+: |failed to solve with frontend dockerfile\.v0: |failed to compute cache key: |failed to calculate checksum of ref \S+: )`)
 
 // quieted is an error whose text lost the noise but whose chain is whole.
 type quieted struct {
