@@ -113,6 +113,8 @@ is signed, listed and still the newest before anything runs it.`,
 		return usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
 	})
 	root.AddCommand(commands(a)...)
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
 	markUsageErrors(root)
 	return root
 }
@@ -121,6 +123,10 @@ is signed, listed and still the newest before anything runs it.`,
 func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newBuildCommand(a),
+		newTrustCommand(a),
+		newVerifyCommand(a),
+		newTreeCommand(a),
+		newRegistryCommand(a),
 	}
 }
 
