@@ -25,6 +25,8 @@ const (
 	// defaultReferrers is the number of referrers of one subject listed where
 	// the caller names no bound, and the most that a fallback tag may hold.
 	defaultReferrers = 1_000
+	// maxListed is the number of descriptors on one page of referrers, of any type.
+	maxListed = 10_000
 	// pageSize is how many tags one request asks for; some registries refuse more.
 	pageSize = 1_000
 	// maxPages is the number of pages followed in one listing.

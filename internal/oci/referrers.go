@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,7 +49,7 @@ func (c *Client) referrers(ctx context.Context, repo string, h v1.Hash, artifact
 	if err != nil {
 		return nil, err
 	}
-	return gather(nil, index.Manifests, artifactType, max)
+	return c.gather(ctx, repo, nil, index.Manifests, artifactType, max)
 }
 
 // errNoReferrersAPI is a registry without the referrers API.
@@ -70,7 +71,7 @@ func (c *Client) referrersAPI(ctx context.Context, repo string, h v1.Hash, artif
 		if err != nil {
 			return nil, err
 		}
-		if all, err = gather(all, page, artifactType, max); err != nil || next == nil {
+		if all, err = c.gather(ctx, repo, all, page, artifactType, max); err != nil || next == nil {
 			return all, err
 		}
 		if len(page) == 0 {
@@ -113,8 +114,15 @@ func noReferrersAPI(err error) bool {
 }
 
 // gather appends what is of the type and not there yet.
-func gather(all, page []v1.Descriptor, artifactType string, max int) ([]v1.Descriptor, error) {
+func (c *Client) gather(ctx context.Context, repo string, all, page []v1.Descriptor, artifactType string, max int) ([]v1.Descriptor, error) {
+	if len(page) > maxListed {
+		return nil, fmt.Errorf("%w: %d on one page", ErrTooLarge, len(page))
+	}
 	for _, d := range page {
+		d, err := c.typed(ctx, repo, d)
+		if err != nil {
+			return nil, err
+		}
 		if artifactType != "" && d.ArtifactType != artifactType || lists(all, d.Digest) {
 			continue
 		}
@@ -124,6 +132,28 @@ func gather(all, page []v1.Descriptor, artifactType string, max int) ([]v1.Descr
 		all = append(all, d)
 	}
 	return all, nil
+}
+
+// typed is d with its artifact type. Lists made before artifactType was a
+// property of manifests have none, or the config's media type, which for an
+// artifact says nothing; then the manifest is read.
+func (c *Client) typed(ctx context.Context, repo string, d v1.Descriptor) (v1.Descriptor, error) {
+	if d.ArtifactType != "" && d.ArtifactType != string(emptyConfigType) || !d.MediaType.IsImage() {
+		return d, nil
+	}
+	m, err := c.Manifest(ctx, Reference{Repository: repo, Digest: d.Digest}, 0)
+	if errors.Is(err, ErrNotFound) {
+		return d, nil
+	}
+	if err != nil {
+		return d, err
+	}
+	image, err := decodeImage(m)
+	if err != nil {
+		return d, err
+	}
+	d.ArtifactType = cmp.Or(image.ArtifactType, string(image.Config.MediaType))
+	return d, nil
 }
 
 func lists(all []v1.Descriptor, h v1.Hash) bool {

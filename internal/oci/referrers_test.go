@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"sync"
 	"testing"
 
@@ -89,7 +88,7 @@ func TestAttachingTwiceChangesNothing(t *testing.T) {
 // The fallback tag of some registries is the subject itself, which may even be an index.
 func TestFallbackTagThatIsNoList(t *testing.T) {
 	ctx := context.Background()
-	index := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":2,"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}]}`)
+	index := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`)
 	for _, row := range []struct {
 		summary string
 		put     func(t *testing.T, c *Client, repo string) v1.Descriptor
@@ -101,7 +100,7 @@ func TestFallbackTagThatIsNoList(t *testing.T) {
 		}},
 	} {
 		t.Run(row.summary, func(t *testing.T) {
-			repo, c := serve(t, lenient(memory(false)), Options{})
+			repo, c := serve(t, memory(false), Options{})
 			subject := row.put(t, c, repo)
 			m := must[Manifest](t, "subject")(c.Manifest(ctx, Reference{Repository: repo, Tag: "v1"}, 0))
 			tag := fallbackTag(subject.Digest)
@@ -120,6 +119,3 @@ func TestFallbackTagThatIsNoList(t *testing.T) {
 		})
 	}
 }
-
-// lenient answers that the children of an index are there.
-func lenient(h http.Handler) http.Handler { return h }
