@@ -264,7 +264,7 @@ func (t *tally) unexpired(v vote) string {
 
 func (t *tally) fresh(v vote) string {
 	if t.rule.maxAge > 0 && !t.now.Before(v.statement.Created.Add(t.rule.maxAge)) {
-		return fmt.Sprintf("the statement of %s is older than %s", stamp(v.statement.Created), t.rule.maxAge)
+		return fmt.Sprintf("the statement of %s is older than %s", stamp(v.statement.Created), age(t.rule.maxAge))
 	}
 	return ""
 }
@@ -283,7 +283,7 @@ func (t *tally) fulfilled(v vote) string {
 }
 
 // newest keeps the newest vote of each signer, in order of the signers' names.
-// Of equally old ones it is that with the larger payload, whatever the order.
+// Of equally old ones it is that with the larger payload, whatever their order.
 func (t *tally) newest(votes []vote) []vote {
 	slices.SortFunc(votes, func(a, b vote) int {
 		if c := byName(a.signer, b.signer); c != 0 {
@@ -292,7 +292,10 @@ func (t *tally) newest(votes []vote) []vote {
 		if c := b.statement.Created.Compare(a.statement.Created); c != 0 {
 			return c
 		}
-		return bytes.Compare(b.payload, a.payload)
+		if c := bytes.Compare(b.payload, a.payload); c != 0 {
+			return c
+		}
+		return strings.Compare(a.key.id, b.key.id)
 	})
 	return slices.CompactFunc(votes, func(a, b vote) bool { return a.signer == b.signer })
 }
@@ -375,3 +378,14 @@ func join(votes []vote) string {
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// age writes a maxAge as a policy has it.
+func age(d time.Duration) string {
+	switch {
+	case d%(24*time.Hour) == 0:
+		return fmt.Sprintf("%dd", d/(24*time.Hour))
+	case d%time.Hour == 0:
+		return fmt.Sprintf("%dh", d/time.Hour)
+	}
+	return fmt.Sprintf("%dm", d/time.Minute)
+}

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -13,7 +12,7 @@ const maxPattern = 255 // bytes, as the longest repository name
 // pattern matches canonical repository names.
 type pattern struct {
 	text   string
-	tokens []string // "*", "**", or one byte that stands for itself
+	tokens []string // "*", "/*" (a whole part of the name), "**", or one byte that stands for itself
 }
 
 func parsePattern(text string) (pattern, error) {
@@ -21,14 +20,30 @@ func parsePattern(text string) (pattern, error) {
 		return pattern{}, err
 	}
 	p := pattern{text: text}
-	for rest := text; rest != ""; {
-		n := 1
-		if strings.HasPrefix(rest, "**") {
-			n = 2
+	for i, part := range strings.Split(text, "/") {
+		if i > 0 {
+			p.tokens = append(p.tokens, "/")
 		}
-		p.tokens, rest = append(p.tokens, rest[:n]), rest[n:]
+		p.tokens = append(p.tokens, tokens(part)...)
 	}
 	return p, nil
+}
+
+// tokens splits the part of a pattern between two slashes. A part "*" stands for
+// at least one byte, since no part of a name is empty.
+func tokens(part string) []string {
+	if part == "*" {
+		return []string{"/*"}
+	}
+	var all []string
+	for part != "" {
+		n := 1
+		if strings.HasPrefix(part, "**") {
+			n = 2
+		}
+		all, part = append(all, part[:n]), part[n:]
+	}
+	return all
 }
 
 // checkPattern refuses what can match no canonical name.
@@ -39,10 +54,10 @@ func checkPattern(text string) error {
 		return fmt.Errorf("a pattern has at most %d bytes", maxPattern)
 	case strings.Contains(host, "*"):
 		return fmt.Errorf("no wildcard is allowed in the host of %q", text)
-	case host != strings.ToLower(host):
-		return fmt.Errorf("the host of %q must be in lower case", text)
-	case slash && strings.HasSuffix(host, ":443"):
-		return fmt.Errorf("%q is not canonical: the port 443 is left out", text)
+	case text != strings.ToLower(text):
+		return fmt.Errorf("%q must be in lower case", text)
+	case !canonicalHost(host):
+		return fmt.Errorf("%q is not canonical: port 443 is left out, and Docker Hub is docker.io", text)
 	case strings.ContainsAny(path, ":@") || !slash && strings.ContainsAny(text, ":@"):
 		return fmt.Errorf("%q must name repositories, without tag or digest", text)
 	case strings.Contains(path, "***"):
@@ -51,13 +66,21 @@ func checkPattern(text string) error {
 	return checkCanonical(text)
 }
 
+// canonicalHost refuses spellings that canonical names do not have.
+func canonicalHost(host string) bool {
+	switch host {
+	case "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com":
+		return false
+	}
+	bare, found := strings.CutSuffix(host, ":443")
+	return !found || bare != "localhost" && !strings.ContainsAny(bare, ".:")
+}
+
 // checkCanonical checks the form of a name that the pattern matches.
 func checkCanonical(text string) error {
 	sample := strings.NewReplacer("**", "a/a", "*", "a").Replace(text)
 	named, err := reference.ParseNormalizedNamed(sample)
 	switch {
-	case errors.Is(err, reference.ErrNameContainsUppercase):
-		return fmt.Errorf("%q must be in lower case", text)
 	case err != nil:
 		return fmt.Errorf("%q is not a pattern of repository names: %w", text, err)
 	case named.Name() == sample:
@@ -83,9 +106,11 @@ func covers(a, b []string) bool {
 	for _, token := range a {
 		switch token {
 		case "*":
-			reached = coverStar(reached, b)
+			reached = coverWild(reached, b, false, true)
+		case "/*":
+			reached = coverWild(reached, b, false, false)
 		case "**":
-			reached = coverStars(reached, b)
+			reached = coverWild(reached, b, true, false)
 		default:
 			reached = coverByte(reached, token, b)
 		}
@@ -101,23 +126,17 @@ func coverByte(reached []bool, token string, b []string) []bool {
 	return next
 }
 
-// coverStar lets "*" stand for nothing, for bytes but "/", and for other "*".
-func coverStar(reached []bool, b []string) []bool {
+// coverWild lets a wildcard stand for any run of tokens, with slashes or
+// without, or for nothing if it may. A "*" in b may be nothing, so that alone it
+// does not fill a wildcard that may not.
+func coverWild(reached []bool, b []string, slashes, nothing bool) []bool {
 	next := make([]bool, len(reached))
-	next[0] = reached[0]
+	next[0] = nothing && reached[0]
+	begun := reached[0] // the wildcard stands for b[i:j], which may be nothing
 	for j, t := range b {
-		next[j+1] = reached[j+1] || next[j] && t != "/" && t != "**"
-	}
-	return next
-}
-
-// coverStars lets "**" stand for anything but nothing; a "*" may be nothing.
-func coverStars(reached []bool, b []string) []bool {
-	next := make([]bool, len(reached))
-	maybeEmpty := reached[0]
-	for j, t := range b {
-		next[j+1] = next[j] || maybeEmpty && t != "*"
-		maybeEmpty = reached[j+1] || maybeEmpty && t == "*"
+		fits := slashes || t != "/" && t != "**"
+		next[j+1] = fits && (next[j] || begun && t != "*") || nothing && reached[j+1]
+		begun = reached[j+1] || begun && fits && t == "*"
 	}
 	return next
 }

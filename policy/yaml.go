@@ -22,7 +22,7 @@ const (
 // Error is a fault of a policy document and its place.
 type Error struct {
 	File         string // as given to Parse
-	Line, Column int    // from 1, columns in characters; the column of a YAML syntax error is 1
+	Line, Column int    // from 1, columns in characters; a YAML syntax error has column 1 and the line where its part begins
 	Text         string
 }
 
@@ -62,13 +62,13 @@ func (d *decoder) document(data []byte) *yaml.Node {
 	var first, second yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	if err := dec.Decode(&first); err != nil {
-		d.syntax(err)
+		d.syntax(err, data)
 		return nil
 	}
 	if err := dec.Decode(&second); err == nil {
 		d.fail(&second, "a policy is one YAML document; this is a second one")
 	} else if !errors.Is(err, io.EOF) {
-		d.syntax(err)
+		d.syntax(err, data)
 	}
 	if len(first.Content) != 1 {
 		d.fail(&first, "the policy is empty")
@@ -81,8 +81,9 @@ func (d *decoder) document(data []byte) *yaml.Node {
 	return first.Content[0]
 }
 
-// syntax notes an error of the YAML parser, "yaml: line 3: text".
-func (d *decoder) syntax(err error) {
+// syntax notes an error of the YAML parser, "yaml: line 3: text". Its scanner
+// counts lines from 1, but what it parses from tokens it counts from 0.
+func (d *decoder) syntax(err error, data []byte) {
 	if errors.Is(err, io.EOF) {
 		d.failAt(1, 1, "the policy is empty")
 		return
@@ -92,7 +93,10 @@ func (d *decoder) syntax(err error) {
 		line, _ = strconv.Atoi(m[1])
 		text = m[2]
 	}
-	d.failAt(line, 1, "%s", text)
+	if regexp.MustCompile(`^did not find expected (<|',' or|key|'-'|node)`).MatchString(text) {
+		line++
+	}
+	d.failAt(min(line, 1+bytes.Count(data, []byte("\n"))), 1, "%s", text)
 }
 
 // plain refuses anchors, aliases, tags and deep nesting in the whole tree.
