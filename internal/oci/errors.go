@@ -102,6 +102,7 @@ var errPlainHTTP = errors.New("plain http is for loopback registries only")
 // query of a redirect may hold a secret), and advice where there is some.
 func tidy(err error, host string) error {
 	var refused *transport.Error
+	host = asked(err, host)
 	switch {
 	case err == nil:
 		return nil
@@ -119,12 +120,20 @@ func tidy(err error, host string) error {
 	return withoutURL(err, host)
 }
 
-func withoutURL(err error, host string) error {
+// asked is the host that the failed request went to.
+func asked(err error, host string) string {
 	var at *url.Error
 	if errors.As(err, &at) {
 		if u, e := url.Parse(at.URL); e == nil && u.Host != "" {
-			host = u.Host
+			return u.Host
 		}
+	}
+	return host
+}
+
+func withoutURL(err error, host string) error {
+	var at *url.Error
+	if errors.As(err, &at) {
 		err = at.Err
 	}
 	var dns *net.DNSError

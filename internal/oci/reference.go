@@ -44,6 +44,9 @@ func parseReference(s string) (Reference, error) {
 	if err != nil {
 		return Reference{}, plainly(err)
 	}
+	if _, twice := named.(reference.Digested); twice {
+		return Reference{}, errors.New("has two digests")
+	}
 	repo, err := canonical(reference.Domain(named), reference.Path(named))
 	if err != nil {
 		return Reference{}, err
