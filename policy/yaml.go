@@ -14,10 +14,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-const (
-	maxDocument = 256 << 10 // bytes
-	maxDepth    = 16        // levels of nesting
-)
+// MaxDocument is the largest size of a policy document in bytes.
+const MaxDocument = 256 << 10
+
+const maxDepth = 16 // levels of nesting
 
 // Error is a fault of a policy document and its place.
 type Error struct {
@@ -52,8 +52,8 @@ func (d *decoder) failAt(line, column int, format string, args ...any) {
 // document parses the one document of data; nil after a fault.
 func (d *decoder) document(data []byte) *yaml.Node {
 	switch {
-	case len(data) > maxDocument:
-		d.failAt(1, 1, "a policy has at most %d bytes", maxDocument)
+	case len(data) > MaxDocument:
+		d.failAt(1, 1, "a policy has at most %d bytes", MaxDocument)
 		return nil
 	case !utf8.Valid(data):
 		d.failAt(1, 1, "a policy must be UTF-8")

@@ -123,8 +123,11 @@ is signed, listed and still the newest before anything runs it.`,
 func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newBuildCommand(a),
+		newKeyCommand(a),
+		newSignCommand(a),
 		newTrustCommand(a),
 		newVerifyCommand(a),
+		newPolicyCommand(a),
 		newTreeCommand(a),
 		newRegistryCommand(a),
 	}
