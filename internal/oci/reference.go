@@ -128,9 +128,9 @@ func isHost(s string) bool {
 	return s == "localhost" || strings.ContainsAny(s, ".:")
 }
 
-// plainly drops the library's own prefix.
+// plainly drops the library's own prefix, and what would break the line.
 func plainly(err error) error {
-	return errors.New(strings.TrimPrefix(err.Error(), "invalid reference format: "))
+	return errors.New(clip(strings.TrimPrefix(err.Error(), "invalid reference format: "), maxErrorText))
 }
 
 // parseRepository checks that repo is a repository in canonical form.

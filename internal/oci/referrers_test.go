@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"strings"
 	"sync"
 	"testing"
 
@@ -115,6 +117,40 @@ func TestFallbackTagThatIsNoList(t *testing.T) {
 			}
 			if d, err := c.Resolve(ctx, Reference{Repository: repo, Tag: tag}); err != nil || d.Digest != subject.Digest {
 				t.Errorf("the tag was overwritten: %v, %v", d.Digest, err)
+			}
+		})
+	}
+}
+
+func TestReferrersFollowPages(t *testing.T) {
+	const item = `{"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"%s","size":1,"digest":"sha256:%064d"}`
+	for _, row := range []struct {
+		summary string
+		pages   []string // each links to the next; the last to itself if endless
+		endless bool
+		max     int
+		want    int
+		is      error
+	}{
+		{"two pages", []string{fmt.Sprintf(item, "a", 1), fmt.Sprintf(item, "a", 2)}, false, 2, 2, nil},
+		{"a registry that does not filter", []string{fmt.Sprintf(item, "b", 1), fmt.Sprintf(item, "a", 2)}, false, 1, 1, nil},
+		{"the same one twice", []string{fmt.Sprintf(item, "a", 1), fmt.Sprintf(item, "a", 1)}, false, 2, 1, nil},
+		{"more than the bound", []string{fmt.Sprintf(item, "a", 1), fmt.Sprintf(item, "a", 2)}, false, 1, 0, ErrTooLarge},
+		{"pages without end", []string{fmt.Sprintf(item, "a", 1)}, true, 5, 0, ErrTooLarge},
+	} {
+		t.Run(row.summary, func(t *testing.T) {
+			repo, c := serve(t, answering(func(w http.ResponseWriter, r *http.Request) {
+				n := min(len(r.URL.Query().Get("page")), len(row.pages)-1)
+				w.Header().Set("Content-Type", string(types.OCIImageIndex))
+				if n+1 < len(row.pages) || row.endless {
+					w.Header().Set("Link", fmt.Sprintf(`<%s?page=%s>; rel="next"`, r.URL.Path, r.URL.Query().Get("page")+"x"))
+				}
+				fmt.Fprintf(w, `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[%s]}`, row.pages[n])
+			}), Options{})
+			h, _, _ := v1.SHA256(strings.NewReader("subject"))
+			list, err := c.Referrers(context.Background(), repo, h, "a", row.max)
+			if len(list) != row.want || !errors.Is(err, row.is) {
+				t.Errorf("%d, %v", len(list), err)
 			}
 		})
 	}
