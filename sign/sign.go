@@ -132,7 +132,7 @@ func one(ctx context.Context, image oci.Reference, o Options) (Result, error) {
 	at := image.AtDigest(image.Digest)
 	manifest, err := o.Client.Manifest(ctx, at, 0)
 	if err != nil {
-		return Result{}, fmt.Errorf("reading the manifest: %w", err)
+		return Result{}, err
 	}
 	release, err := describe(ctx, image, manifest, o)
 	if err != nil {
