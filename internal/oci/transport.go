@@ -85,7 +85,7 @@ func closeBody(c io.Closer) {
 
 // watch ends a request whose time is over.
 type watch struct {
-	ctx     context.Context // of the request that is watched; ends with it
+	why     func() error // what ended the request, nil before its end
 	cancel  context.CancelCauseFunc
 	timer   *time.Timer
 	timeout time.Duration
@@ -93,7 +93,7 @@ type watch struct {
 
 func newWatch(parent context.Context, timeout time.Duration) (context.Context, *watch) {
 	ctx, cancel := context.WithCancelCause(parent)
-	w := &watch{ctx: ctx, cancel: cancel, timeout: timeout}
+	w := &watch{why: func() error { return context.Cause(ctx) }, cancel: cancel, timeout: timeout}
 	w.timer = time.AfterFunc(timeout, func() { cancel(w.stalled()) })
 	return ctx, w
 }
@@ -104,7 +104,7 @@ func (w *watch) stalled() error {
 
 // cause is err, or why the watch ended the request.
 func (w *watch) cause(err error) error {
-	if why := context.Cause(w.ctx); errors.Is(why, ErrStalled) {
+	if why := w.why(); errors.Is(why, ErrStalled) {
 		return why
 	}
 	return err
