@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imgtrust/imgtrust/internal/oci"
+	"github.com/imgtrust/imgtrust/sign"
+)
+
+// signFlags are the flags of sign.
+type signFlags struct {
+	key          string
+	keys         keyFlags
+	trust, inbox string
+	tags         []string
+	annotations  []string
+	expires      string
+	json         bool
+	registry     registryFlags
+}
+
+func newSignCommand(a *app) *cobra.Command {
+	var f signFlags
+	cmd := &cobra.Command{
+		Use:   "sign IMAGE@DIGEST... --key KEY --trust REPO",
+		Short: "Sign images by digest, for the next publish",
+		Long: `Sign images: attach the signed statements to each image, and put them into the
+inbox, where the publisher of the trust repository finds them. Nothing is
+overwritten.
+
+Images are signed by digest only. The tag of REPOSITORY:TAG@DIGEST, or the tags
+given with --tag, are named in the statement: only they may then be used to
+fetch the image by tag.
+
+The result on stdout is one REPOSITORY@DIGEST line for each image.`,
+		Example: `  imgtrust sign registry.example.com/app:v1@sha256:... --key ci.key --trust registry.example.com/trust
+  imgtrust sign "$(imgtrust build . -t registry.example.com/app:v1 --push)" --tag v1 --key ci.key --trust registry.example.com/trust`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.sign(cmd.Context(), args, f)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.key, "key", "", "private key file")
+	f.keys.register(flags)
+	flags.StringVar(&f.trust, "trust", "", "trust repository")
+	flags.StringVar(&f.inbox, "inbox", "", "inbox repository (default: the trust repository's REPO/inbox)")
+	flags.StringArrayVar(&f.tags, "tag", nil, "tag to name in the statement (repeatable; default: the tag given with the image)")
+	flags.StringArrayVarP(&f.annotations, "annotation", "a", nil, "annotation K=V in the statement (repeatable)")
+	flags.StringVar(&f.expires, "expires", "", "when the statement ends to count: a date (2027-01-31, or RFC 3339) or a duration (90d, 36h)")
+	flags.BoolVar(&f.json, "json", false, "print one JSON object for each image")
+	f.registry.register(flags)
+	return cmd
+}
+
+// sign reads the words of the command line, signs, and prints what was signed,
+// also when some images were not.
+func (a *app) sign(ctx context.Context, args []string, f signFlags) error {
+	images, options, err := a.signOptions(args, f)
+	if err != nil {
+		return usageError{err}
+	}
+	options.Key, err = sign.LoadKey(ctx, f.key, sign.LoadOptions{Passphrase: a.passphrase(f.key, false), Plaintext: f.keys.plaintext})
+	if err != nil {
+		return err
+	}
+	options.Client = a.registryClient(f.registry)
+	results, err := sign.Images(ctx, images, options)
+	for _, r := range results {
+		a.progress("signed %s, waiting in %s", r.Image, options.Inbox)
+		if err := a.printSigned(r, f.json); err != nil {
+			return err
+		}
+	}
+	var noDigest *sign.DigestError
+	if errors.As(err, &noDigest) {
+		return usageError{err}
+	}
+	return err
+}
+
+func (a *app) signOptions(args []string, f signFlags) ([]oci.Reference, sign.Options, error) {
+	o := sign.Options{Tags: f.tags}
+	if f.key == "" {
+		return nil, o, errors.New("missing --key KEY")
+	}
+	images, err := parseImages(args)
+	if err != nil {
+		return nil, o, err
+	}
+	if o.Inbox, err = inboxOf(f.trust, f.inbox); err != nil {
+		return nil, o, err
+	}
+	if o.Annotations, err = parsePairs(f.annotations); err != nil {
+		return nil, o, fmt.Errorf("--annotation %w", err)
+	}
+	if o.Expires, err = parseExpires(f.expires, time.Now()); err != nil {
+		return nil, o, fmt.Errorf("--expires %w", err)
+	}
+	return images, o, nil
+}
+
+// parseImages reads registry references: what is attached to an image is
+// attached in its repository.
+func parseImages(args []string) ([]oci.Reference, error) {
+	var images []oci.Reference
+	for _, arg := range args {
+		l, err := oci.ParseLocation(arg)
+		if err != nil {
+			return nil, err
+		}
+		if l.Layout != "" {
+			return nil, fmt.Errorf("%s is a layout: push the image first, signatures name its repository", arg)
+		}
+		images = append(images, l.Reference)
+	}
+	return images, nil
+}
+
+// inboxOf is the inbox that was named, else the usual one of the trust repository.
+func inboxOf(trust, inbox string) (string, error) {
+	if inbox != "" {
+		return parseRepository("--inbox", inbox)
+	}
+	if trust == "" {
+		return "", errors.New("missing --trust REPO (or --inbox REPO)")
+	}
+	repo, err := parseRepository("--trust", trust)
+	return repo + "/inbox", err
+}
+
+// parseRepository reads a repository given with a flag, in any of its spellings.
+func parseRepository(flag, s string) (string, error) {
+	r, err := oci.ParseReference(s)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", flag, err)
+	}
+	if r.Tag != "" || r.Digest.Hex != "" {
+		return "", fmt.Errorf("%s: %s is a repository with a tag or digest, want the repository alone", flag, s)
+	}
+	return r.Repository, nil
+}
+
+// parsePairs reads K=V words; a key may be given once.
+func parsePairs(words []string) (map[string]string, error) {
+	pairs := map[string]string{}
+	for _, word := range words {
+		key, value, ok := strings.Cut(word, "=")
+		if !ok || key == "" {
+			return nil, fmt.Errorf("%q: want K=V", word)
+		}
+		if _, twice := pairs[key]; twice {
+			return nil, fmt.Errorf("%q: %s is given twice", word, key)
+		}
+		pairs[key] = value
+	}
+	return pairs, nil
+}
+
+// parseExpires reads a date (its first second in UTC), an RFC 3339 time, or a
+// duration from now, which may be given in days. Empty is the zero time.
+func parseExpires(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.DateOnly, time.RFC3339} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return future(t, s, now)
+		}
+	}
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		if n, err := strconv.Atoi(days); err == nil && n > 0 && n <= 36500 {
+			return now.AddDate(0, 0, n), nil
+		}
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%q: want a date such as 2027-01-31 or a duration such as 90d or 36h", s)
+	}
+	return future(now.Add(d), s, now)
+}
+
+func future(t time.Time, s string, now time.Time) (time.Time, error) {
+	if !t.After(now) {
+		return time.Time{}, fmt.Errorf("%q: is past", s)
+	}
+	return t, nil
+}
+
+// signedJSON is the result of sign for one image.
+type signedJSON struct {
+	Image    string   `json:"image"`
+	Tags     []string `json:"tags"`
+	Bundles  []string `json:"bundles"`
+	InboxTag string   `json:"inboxTag"`
+}
+
+func (a *app) printSigned(r sign.Result, asJSON bool) error {
+	if !asJSON {
+		_, err := fmt.Fprintln(a.stdout, r.Image)
+		return err
+	}
+	tags := append([]string{}, r.Release.Tags...)
+	return json.NewEncoder(a.stdout).Encode(signedJSON{r.Image.String(), tags, r.Bundles, r.InboxTag})
+}
