@@ -101,6 +101,12 @@ func literal(name string) []string {
 // whether a matches it. It may miss a containment that takes several tokens of
 // a for one of b, but never claims one that is none.
 func covers(a, b []string) bool {
+	for len(a) > 0 && len(b) > 0 && !isWild(a[0]) {
+		if a[0] != b[0] {
+			return false
+		}
+		a, b = a[1:], b[1:]
+	}
 	reached := make([]bool, len(b)+1) // reached[j]: what is read of a covers b[:j]
 	reached[0] = true
 	for _, token := range a {
@@ -117,6 +123,8 @@ func covers(a, b []string) bool {
 	}
 	return reached[len(b)]
 }
+
+func isWild(token string) bool { return token == "*" || token == "/*" || token == "**" }
 
 func coverByte(reached []bool, token string, b []string) []bool {
 	next := make([]bool, len(reached))
