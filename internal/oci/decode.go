@@ -20,7 +20,7 @@ func newManifest(raw []byte) (Manifest, error) {
 	}
 	mt, err := mediaType(raw)
 	if err != nil {
-		return Manifest{}, err
+		return Manifest{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	return Manifest{Digest: h, MediaType: mt, Bytes: raw}, nil
 }

@@ -44,6 +44,8 @@ var (
 	ErrContentMismatch = errors.New("content does not match its digest")
 	// ErrUnsupported is a request that the registry does not offer, such as deletion.
 	ErrUnsupported = errors.New("not supported by the registry")
+	// ErrMalformed is content under its right digest that is not what it should be.
+	ErrMalformed = errors.New("malformed")
 	// ErrStalled is a body that stopped arriving, or arrives too slowly to wait for.
 	ErrStalled = errors.New("the transfer stalled")
 )

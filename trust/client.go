@@ -1,0 +1,375 @@
+package trust
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
+
+	"github.com/imgtrust/imgtrust/internal/attest"
+	"github.com/imgtrust/imgtrust/internal/oci"
+	"github.com/imgtrust/imgtrust/policy"
+)
+
+// ClientOptions say which trust repository to read and where to remember it.
+type ClientOptions struct {
+	// Repository is the canonical name of the trust repository, HOST/REPO. It
+	// says only where the bytes are; which repository they must belong to is
+	// decided by Root.
+	Repository string
+	// Root is the bootstrap root.json, which must come from configuration and
+	// never from the registry that it protects.
+	Root []byte
+	// State is the directory under which what was seen is kept, in a directory
+	// of the repository's ID. Empty keeps nothing: then there is no rollback
+	// protection beyond the life of this Client.
+	State string
+	// Registry reads and writes the repository.
+	Registry *oci.Client
+	// Offline answers from State alone and opens no connection.
+	Offline bool
+	// Now is the clock; nil is time.Now. Only demo and tests set it.
+	Now func() time.Time
+
+	// expiredOnline accepts online roles that have expired: the publisher must
+	// be able to renew them.
+	expiredOnline bool
+}
+
+// Client reads a trust repository. Its methods may be called concurrently.
+type Client struct {
+	opts ClientOptions
+	id   identity
+	dir  *stateDir
+
+	mu   sync.Mutex
+	view *view // nil before the first successful Refresh
+}
+
+// view is one verified state of the repository.
+type view struct {
+	set     *trustedmetadata.TrustedMetadata
+	raw     saved                    // the bytes it was verified from
+	top     map[string]v1.Descriptor // files of the top manifest, by name
+	groups  []group
+	policy  *policy.Policy
+	revoked []Tombstone
+	bits    int
+	id      identity // of the newest root
+}
+
+// Open checks the bootstrap root and opens the state of its repository. It
+// makes no request.
+func Open(o ClientOptions) (*Client, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if len(o.Root) > maxRootBytes {
+		return nil, &Error{Code: policy.UntrustedRoot, Err: fmt.Errorf("root.json is larger than %d bytes", maxRootBytes)}
+	}
+	set, err := newSet(o.Root)
+	if err != nil {
+		return nil, untrusted(fmt.Errorf("the bootstrap root.json: %w", err))
+	}
+	id, err := rootIdentity(set.Root)
+	if err != nil {
+		return nil, untrusted(fmt.Errorf("the bootstrap root.json: %w", err))
+	}
+	return &Client{opts: o, id: id, dir: newStateDir(o.State, id.Repository)}, nil
+}
+
+func untrusted(err error) error {
+	return &Error{Code: policy.UntrustedRoot, Err: err,
+		Advice: "use the root.json that `imgtrust trust init` wrote, handed over by a person or by configuration"}
+}
+
+// ID is the repository ID, 32 hex digits.
+func (c *Client) ID() string { return c.id.Repository }
+
+// Repository is where the trust repository is read from.
+func (c *Client) Repository() string { return c.opts.Repository }
+
+// Inbox is the canonical repository where signers leave statements, as the
+// newest verified root names it, or the bootstrap root before any Refresh.
+func (c *Client) Inbox() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.view != nil {
+		return c.view.id.Inbox
+	}
+	return c.id.Inbox
+}
+
+// Remembers tells whether what this client sees is kept for later ones: without
+// that there is no rollback protection.
+func (c *Client) Remembers() bool { return c.opts.State != "" }
+
+// Refresh brings the client up to date: one request when nothing changed. All
+// of the new metadata is checked before any of it is believed or persisted.
+// Offline it checks the persisted state instead.
+func (c *Client) Refresh(ctx context.Context) error {
+	unlock, err := c.dir.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	old, err := c.dir.load()
+	if err != nil {
+		return err
+	}
+	next, err := c.fetch(ctx, old)
+	if err != nil {
+		return err
+	}
+	v, err := c.walk(ctx, old, next)
+	if err != nil {
+		return err
+	}
+	if err := c.dir.commit(v.raw, v.revoked, c.opts.Now()); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.view = v
+	return nil
+}
+
+// current returns the verified view, refreshing first when there is none.
+func (c *Client) current(ctx context.Context) (*view, error) {
+	c.mu.Lock()
+	v := c.view
+	c.mu.Unlock()
+	if v != nil {
+		return v, nil
+	}
+	if err := c.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	return c.current(ctx)
+}
+
+// Policy returns the policy that the offline targets keys signed.
+func (c *Client) Policy(ctx context.Context) (*policy.Policy, error) {
+	v, err := c.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return v.policy, nil
+}
+
+// Revoked returns the tombstones: those of the snapshot and the digests that
+// this state has seen revoked before.
+func (c *Client) Revoked(ctx context.Context) ([]Tombstone, error) {
+	v, err := c.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := c.dir.seen()
+	if err != nil {
+		return nil, err
+	}
+	return mergeTombstones(v.revoked, seen.Revoked), nil
+}
+
+// LookupDigest finds the entry of a digest of a canonical repository. The error
+// has the code not-listed when the bin that would hold it does not.
+func (c *Client) LookupDigest(ctx context.Context, repository string, digest v1.Hash) (Listing, error) {
+	l, err := c.Lookup(ctx, DigestTarget(repository, digest))
+	if err == nil && l.Digest != digest {
+		return Listing{}, invalid("target %s has the hash of another manifest, %s", l.Target, l.Digest)
+	}
+	return l, err
+}
+
+// LookupTag finds the entry of a tag of a canonical repository. The caller
+// counts the statements of the entry and hands the tag's time to RememberTag.
+func (c *Client) LookupTag(ctx context.Context, repository, tag string) (Listing, error) {
+	return c.Lookup(ctx, TagTarget(repository, tag))
+}
+
+// Lookup finds a target by its name in the one bin responsible for it, fetching
+// that bin when it is not cached.
+func (c *Client) Lookup(ctx context.Context, target string) (Listing, error) {
+	v, err := c.current(ctx)
+	if err != nil {
+		return Listing{}, err
+	}
+	bin, err := c.bin(ctx, v, binOf(target, v.bits))
+	if err != nil {
+		return Listing{}, err
+	}
+	t, ok := bin.Signed.Targets[target]
+	if !ok {
+		return Listing{}, &Error{Code: policy.NotListed, Err: fmt.Errorf("%s is not listed", target),
+			Advice: "sign it with `imgtrust sign`, then list it with `imgtrust trust publish`"}
+	}
+	l, _, err := listing(target, t)
+	l.Bin = c.roleInfo(v, binName(binOf(target, v.bits), v.bits))
+	return l, err
+}
+
+// bin returns one verified bin of the view.
+func (c *Client) bin(ctx context.Context, v *view, n int) (*metadata.Metadata[metadata.TargetsType], error) {
+	name := binName(n, v.bits)
+	c.mu.Lock()
+	bin := v.set.Targets[name]
+	c.mu.Unlock()
+	if bin == nil {
+		data, err := c.fetchBin(ctx, v, n)
+		if err != nil {
+			return nil, err
+		}
+		if bin, err = c.trustBin(v, name, data); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.checkUnexpired(bin.Signed.IsExpired, name); err != nil {
+		return nil, err
+	}
+	return bin, nil
+}
+
+// trustBin verifies the bytes of a bin against the view.
+func (c *Client) trustBin(v *view, name string, data []byte) (bin *metadata.Metadata[metadata.TargetsType], err error) {
+	defer recovered(name, &err)
+	if err := strictJSON(name, data); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	bin, err = v.set.UpdateDelegatedTargets(data, name, metadata.TARGETS)
+	if err != nil {
+		return nil, tufError(name, err)
+	}
+	if _, err = checkRole(v.id, bin.Signed.UnrecognizedFields, name, "bins", bin.Signed.Expires, c.opts.Now()); err != nil {
+		delete(v.set.Targets, name)
+		return nil, err
+	}
+	return bin, nil
+}
+
+// checkRole checks what TUF does not: that a role belongs to this repository,
+// carries its own name and does not outlive what root allows.
+func checkRole(root identity, fields map[string]any, role, kind string, expires, now time.Time) (identity, error) {
+	id, err := identityOf(fields, root.Repository, role)
+	if err != nil {
+		return id, err
+	}
+	return id, root.checkLifetime(role, kind, expires, now)
+}
+
+// now is the reference time: the clock, but never before the last good refresh.
+func (c *Client) now(floor time.Time) time.Time {
+	if t := c.opts.Now(); t.After(floor) {
+		return t
+	}
+	return floor
+}
+
+func (c *Client) checkUnexpired(expired func(time.Time) bool, role string) error {
+	if c.opts.expiredOnline || !expired(c.opts.Now()) {
+		return nil
+	}
+	return &Error{Code: policy.MetadataExpired, Err: fmt.Errorf("%s has expired", role), Advice: expiryAdvice(role)}
+}
+
+// Chain lists the verified roles from root down, and the bins looked up so far
+// are not among them: a Listing names its own.
+func (c *Client) Chain(ctx context.Context) ([]RoleInfo, error) {
+	v, err := c.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var chain []RoleInfo
+	for _, role := range []string{metadata.ROOT, metadata.TIMESTAMP, metadata.SNAPSHOT, metadata.TARGETS} {
+		chain = append(chain, c.roleInfo(v, role))
+	}
+	return chain, nil
+}
+
+func (c *Client) roleInfo(v *view, role string) RoleInfo {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	info := RoleInfo{Role: role}
+	if r := v.set.Root.Signed.Roles[role]; r != nil {
+		info.KeyIDs, info.Threshold = r.KeyIDs, r.Threshold
+	} else if s := v.set.Targets[metadata.TARGETS].Signed.Delegations.SuccinctRoles; s != nil {
+		info.KeyIDs, info.Threshold = s.KeyIDs, s.Threshold
+	}
+	switch role {
+	case metadata.ROOT:
+		info.Version, info.Expires = v.set.Root.Signed.Version, v.set.Root.Signed.Expires
+	case metadata.TIMESTAMP:
+		info.Version, info.Expires = v.set.Timestamp.Signed.Version, v.set.Timestamp.Signed.Expires
+	case metadata.SNAPSHOT:
+		info.Version, info.Expires = v.set.Snapshot.Signed.Version, v.set.Snapshot.Signed.Expires
+	default:
+		if t := v.set.Targets[role]; t != nil {
+			info.Version, info.Expires = t.Signed.Version, t.Signed.Expires
+		}
+	}
+	return info
+}
+
+// Until is the earliest expiry among the top-level roles: no answer of this
+// view may be believed after it.
+func (c *Client) Until(ctx context.Context) (time.Time, error) {
+	chain, err := c.Chain(ctx)
+	var until time.Time
+	for _, r := range chain {
+		if until.IsZero() || r.Expires.Before(until) {
+			until = r.Expires
+		}
+	}
+	return until, err
+}
+
+// RememberTag records the time of a tag and refuses to go back: a smaller time
+// than the one seen before, or the same time with a smaller digest, is the code
+// rolled-back.
+func (c *Client) RememberTag(ctx context.Context, repository, tag string, digest v1.Hash, t time.Time) error {
+	unlock, err := c.dir.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return c.dir.rememberTag(TagTarget(repository, tag), tagSeen{Time: t, Digest: digest.String()})
+}
+
+// strictJSON refuses what go-tuf's decoder would let pass: duplicate keys and
+// trailing data.
+func strictJSON(role string, data []byte) error {
+	var ignored struct{}
+	if err := attest.UnmarshalStrict(data, &ignored, true); err != nil {
+		return invalid("%s: %w", role, err)
+	}
+	return nil
+}
+
+// newSet guards go-tuf's decoder against a panic on hostile metadata.
+func newSet(root []byte) (set *trustedmetadata.TrustedMetadata, err error) {
+	defer recovered(metadata.ROOT, &err)
+	if err := strictJSON(metadata.ROOT, root); err != nil {
+		return nil, err
+	}
+	return trustedmetadata.New(root)
+}
+
+// recovered turns a panic of the metadata library into an error: a malformed
+// role must refuse an image, not stop a node.
+func recovered(role string, err *error) {
+	if p := recover(); p != nil {
+		*err = invalid("%s: malformed metadata: %v", role, p)
+	}
+}
+
+// isExpired tells go-tuf's expiry error from others: it leaves the role loaded.
+func isExpired(err error) bool {
+	var expired *metadata.ErrExpiredMetadata
+	return errors.As(err, &expired)
+}

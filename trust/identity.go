@@ -1,0 +1,113 @@
+package trust
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/imgtrust/imgtrust/internal/attest"
+	"github.com/imgtrust/imgtrust/policy"
+)
+
+// field is the name of our part in the signed part of every role.
+const field = "x-imgtrust"
+
+// identity is what every role says of itself beyond TUF: to which repository
+// it belongs and under which name it was signed. TUF binds neither: a bin
+// served under another bin's name, or the metadata of another repository that
+// shares a key, would otherwise pass.
+type identity struct {
+	Repository string `json:"repository"` // 128 random bits in hex, made by Init
+	Role       string `json:"role"`
+
+	Lifetimes map[string]int64 `json:"lifetimes,omitempty"` // root only: seconds, per role kind
+	Inbox     string           `json:"inbox,omitempty"`     // root only: the inbox repository
+
+	Revoked *[]Tombstone `json:"revoked,omitempty"` // snapshot only, always present there
+}
+
+// Tombstone revokes a content digest (an index, manifest or config, in every
+// repository) or all statements of a signer listed since a time.
+type Tombstone struct {
+	Digest string    `json:"digest,omitempty"`
+	Signer string    `json:"signer,omitempty"`
+	Since  time.Time `json:"since,omitzero"`
+	Date   time.Time `json:"date"`
+	Reason string    `json:"reason"`
+}
+
+// identityOf decodes our part of a role strictly and checks that it is the
+// role wanted of the repository wanted.
+func identityOf(unrecognized map[string]any, repository, role string) (identity, error) {
+	var id identity
+	raw, ok := unrecognized[field]
+	if !ok {
+		return id, invalid("%s: no %s in the signed part", role, field)
+	}
+	data, err := json.Marshal(raw)
+	if err != nil {
+		return id, invalid("%s: %s: %w", role, field, err)
+	}
+	if err := attest.UnmarshalStrict(data, &id, false); err != nil {
+		return id, invalid("%s: %s: %w", role, field, err)
+	}
+	if id.Repository != repository {
+		return id, invalid("%s belongs to trust repository %.32s, not to %s", role, id.Repository, repository)
+	}
+	if id.Role != role {
+		return id, invalid("%s carries the name of another role, %.64q", role, id.Role)
+	}
+	return id, nil
+}
+
+// rootIdentity reads the identity of the root that a client starts from: it
+// decides which repository this is.
+func rootIdentity(root *metadata.Metadata[metadata.RootType]) (identity, error) {
+	raw, _ := root.Signed.UnrecognizedFields[field].(map[string]any)
+	repository, _ := raw["repository"].(string)
+	if b, err := hex.DecodeString(repository); err != nil || len(b) != 16 {
+		return identity{}, invalid("root: %s.repository is not 128 bits in hex", field)
+	}
+	id, err := identityOf(root.Signed.UnrecognizedFields, repository, metadata.ROOT)
+	if err != nil {
+		return id, err
+	}
+	for _, kind := range roleKinds() {
+		if id.Lifetimes[kind] <= 0 || id.Lifetimes[kind] > int64(100*365*24*time.Hour/time.Second) {
+			return id, invalid("root: %s.lifetimes.%s is missing or out of range", field, kind)
+		}
+	}
+	return id, nil
+}
+
+// roleKinds are the keys of lifetimes: every bin has the one lifetime "bins".
+func roleKinds() []string {
+	return []string{metadata.ROOT, metadata.TARGETS, "bins", metadata.SNAPSHOT, metadata.TIMESTAMP}
+}
+
+// checkLifetime refuses an expiry that lies further away than root allows: a
+// stolen online key must not make metadata that outlives its replacement.
+func (id identity) checkLifetime(role, kind string, expires, now time.Time) error {
+	longest := time.Duration(id.Lifetimes[kind]) * time.Second
+	if expires.After(now.Add(longest + clockSkew)) {
+		return invalid("%s expires %s, more than the %s that root allows from now", role, expires.Format(time.RFC3339), longest)
+	}
+	return nil
+}
+
+// tombstones returns the revoked list of a snapshot. A missing or oversized
+// list is an error, never "nothing is revoked".
+func (id identity) tombstones() ([]Tombstone, error) {
+	if id.Revoked == nil {
+		return nil, &Error{Code: policy.Unavailable, Err: fmt.Errorf("snapshot: the list of revoked digests is missing")}
+	}
+	if len(*id.Revoked) > maxTombstones {
+		return nil, &Error{Code: policy.Unavailable, Err: fmt.Errorf("snapshot: more than %d tombstones", maxTombstones)}
+	}
+	return *id.Revoked, nil
+}
+
+func identityFields(id identity) map[string]any { return map[string]any{field: id} }

@@ -1,0 +1,135 @@
+package trust
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/imgtrust/imgtrust/internal/attest"
+	"github.com/imgtrust/imgtrust/internal/oci"
+)
+
+// inboxTag is the tag of an inbox entry: s- and the SHA-256 of the bundle.
+const inboxTag = `^s-[0-9a-f]{64}$`
+
+// inboxEntry is a decoded statement of the inbox. Its signature has not been
+// checked.
+type inboxEntry struct {
+	tag      string
+	manifest v1.Hash
+	digest   v1.Hash // the subject
+	envelope attest.Envelope
+	release  attest.ReleaseStatement
+}
+
+func (e inboxEntry) image() string { return e.release.Repository + "@" + e.digest.String() }
+
+// readInbox reads the statements that wait, in the order of their tags. What
+// cannot be read as a statement is reported and left out: anyone with the right
+// to push may write here.
+func (p *Publisher) readInbox(ctx context.Context) ([]inboxEntry, []InboxResult, error) {
+	tags, err := p.inboxTags(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	entries := make([]inboxEntry, len(tags))
+	reasons := make([]error, len(tags))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i, tag := range tags {
+		g.Go(func() error {
+			entries[i], reasons[i] = p.readEntry(gctx, tag)
+			return gctx.Err()
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, err
+	}
+	return sortOut(tags, entries, reasons)
+}
+
+// sortOut parts the readable entries from the malformed ones. A registry that
+// fails is an error: "could not read" is not "is malformed".
+func sortOut(tags []string, entries []inboxEntry, reasons []error) (good []inboxEntry, refused []InboxResult, err error) {
+	for i, reason := range reasons {
+		var malformed *malformedEntry
+		switch {
+		case reason == nil:
+			good = append(good, entries[i])
+		case errors.Is(reason, oci.ErrNotFound): // pruned in between
+		case errors.As(reason, &malformed):
+			refused = append(refused, InboxResult{Entry: tags[i], Reason: reason.Error()})
+		default:
+			return nil, nil, fmt.Errorf("reading inbox entry %s: %w", tags[i], reason)
+		}
+	}
+	return good, refused, nil
+}
+
+// malformedEntry is an entry that is not what an inbox holds.
+type malformedEntry struct{ error }
+
+func (e *malformedEntry) Unwrap() error { return e.error }
+
+func (p *Publisher) inboxTags(ctx context.Context) ([]string, error) {
+	all, err := p.opts.Registry.Tags(ctx, p.client.Inbox(), maxInboxEntries)
+	if errors.Is(err, oci.ErrNotFound) {
+		return nil, nil // nothing was ever signed
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing the inbox %s: %w", p.client.Inbox(), err)
+	}
+	ours := regexp.MustCompile(inboxTag)
+	tags := slices.DeleteFunc(all, func(t string) bool { return !ours.MatchString(t) })
+	slices.Sort(tags)
+	return tags, nil
+}
+
+// readEntry reads and decodes one entry, which must hold the bundle that its
+// tag names.
+func (p *Publisher) readEntry(ctx context.Context, tag string) (inboxEntry, error) {
+	e := inboxEntry{tag: tag}
+	ref := oci.Reference{Repository: p.client.Inbox(), Tag: tag}
+	raw, err := p.opts.Registry.Manifest(ctx, ref, maxInboxEntry)
+	if err != nil {
+		return e, wrongIsMalformed(err)
+	}
+	e.manifest = raw.Digest
+	m, err := v1.ParseManifest(bytes.NewReader(raw.Bytes))
+	if err != nil || len(m.Layers) != 1 || "s-"+m.Layers[0].Digest.Hex != tag {
+		return e, &malformedEntry{fmt.Errorf("it does not hold the one bundle that its tag names")}
+	}
+	data, err := p.opts.Registry.Blob(ctx, ref.Repository, m.Layers[0], maxInboxEntry)
+	if err != nil {
+		return e, wrongIsMalformed(err)
+	}
+	return e.decode(data)
+}
+
+func (e inboxEntry) decode(data []byte) (inboxEntry, error) {
+	bundle, err := attest.DecodeBundle(data)
+	if err != nil {
+		return e, &malformedEntry{err}
+	}
+	e.envelope = bundle.Envelope
+	if e.release, err = attest.DecodeRelease(bundle.Envelope.Payload); err != nil {
+		return e, &malformedEntry{err}
+	}
+	if e.digest, err = v1.NewHash(e.release.Digest); err != nil {
+		return e, &malformedEntry{err}
+	}
+	return e, nil
+}
+
+func wrongIsMalformed(err error) error {
+	if errors.Is(err, oci.ErrTooLarge) || errors.Is(err, oci.ErrContentMismatch) || errors.Is(err, oci.ErrMalformed) {
+		return &malformedEntry{err}
+	}
+	return err
+}

@@ -1,0 +1,82 @@
+package trust
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"fmt"
+
+	"github.com/secure-systems-lab/go-securesystemslib/cjson"
+	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// tufKey is the TUF form of a public key and its key ID. Key types that
+// existing clients cannot read are refused here: one such key in a role makes
+// go-tuf fail the whole role.
+func tufKey(public crypto.PublicKey) (*metadata.Key, string, error) {
+	switch k := public.(type) {
+	case *ecdsa.PublicKey:
+		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
+			return nil, "", fmt.Errorf("ECDSA curve %s is not supported in a trust repository", k.Params().Name)
+		}
+	case *rsa.PublicKey:
+		if k.N.BitLen() < 2048 {
+			return nil, "", fmt.Errorf("an RSA key of %d bits is too short", k.N.BitLen())
+		}
+	case ed25519.PublicKey:
+	default:
+		return nil, "", fmt.Errorf("key type %T is not supported in a trust repository", public)
+	}
+	key, err := metadata.KeyFromPublicKey(public)
+	if err != nil {
+		return nil, "", err
+	}
+	if k, ok := public.(*ecdsa.PublicKey); ok && k.Curve == elliptic.P384() {
+		key.Scheme = metadata.KeySchemeECDSA_SHA2_P384 // go-tuf labels every ECDSA key P-256
+	}
+	id, err := key.ID()
+	return key, id, err
+}
+
+// signRole replaces the signatures of a role by those of keys.
+func signRole[T metadata.Roles](m *metadata.Metadata[T], keys ...crypto.Signer) error {
+	payload, err := cjson.EncodeCanonical(m.Signed)
+	if err != nil {
+		return err
+	}
+	m.ClearSignatures()
+	for _, k := range keys {
+		sig, id, err := signTUF(k, payload)
+		if err != nil {
+			return fmt.Errorf("signing: %w", err)
+		}
+		m.Signatures = append(m.Signatures, metadata.Signature{KeyID: id, Signature: sig})
+	}
+	return nil
+}
+
+func signTUF(k crypto.Signer, payload []byte) (sig []byte, keyID string, err error) {
+	key, keyID, err := tufKey(k.Public())
+	if err != nil {
+		return nil, "", err
+	}
+	hash := crypto.SHA256
+	if key.Scheme == metadata.KeySchemeECDSA_SHA2_P384 {
+		hash = crypto.SHA384
+	}
+	var signer signature.Signer
+	if private, ok := k.(*rsa.PrivateKey); ok {
+		signer, err = signature.LoadRSAPSSSigner(private, hash, &rsa.PSSOptions{Hash: hash})
+	} else {
+		signer, err = signature.LoadSigner(k, hash)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	sig, err = signer.SignMessage(bytes.NewReader(payload))
+	return sig, keyID, err
+}

@@ -1,0 +1,35 @@
+package trust
+
+import "time"
+
+// Bounds on everything that comes from outside. They are chosen so that a
+// repository of four million images still fits.
+const (
+	maxIndexBytes    = 4 << 20   // the trust index
+	maxManifestBytes = 4 << 20   // the top manifest or a bins manifest
+	maxTopData       = 64 << 10  // the top manifest inlined in the index
+	maxRootBytes     = 512 << 10 // one root.json
+	maxTimestamp     = 16 << 10  // timestamp.json
+	maxSnapshot      = 8 << 20   // snapshot.json, decompressed
+	maxTargets       = 1 << 20   // targets.json
+	maxPolicy        = 256 << 10 // policy.yaml
+	maxBin           = 16 << 20  // one bin, decompressed
+	maxRoots         = 256       // root versions that one refresh walks
+	maxState         = 64 << 20  // a file of the state directory
+	maxBinBits       = 16        // at most 65,536 bins
+
+	maxInline     = 8 << 10 // stored bytes up to which a layer is inlined in its descriptor
+	compressAbove = 4 << 10 // metadata larger than this is stored compressed
+
+	maxEnvelopes  = 8    // envelopes kept per target, the newest per signer
+	maxIndexes    = 8    // indexes that a child's entry names
+	maxTombstones = 4096 // entries of the revoked list
+	maxCached     = 1024 // files of the blob cache
+
+	maxInboxEntry   = 64 << 10            // bytes of one inbox bundle
+	maxInboxEntries = 20_000              // entries that one publish reads
+	inboxTTL        = 30 * 24 * time.Hour // an inbox statement older than this is dropped
+
+	clockSkew = 5 * time.Minute // tolerated between the clocks of publisher and reader
+	lockWait  = 30 * time.Second
+)

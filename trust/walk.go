@@ -1,0 +1,245 @@
+package trust
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
+
+	"github.com/imgtrust/imgtrust/policy"
+)
+
+// walk verifies a fetched index on top of what was seen before, in the order
+// of the TUF client workflow: root, timestamp, snapshot, targets, then the
+// policy. Nothing of it is believed unless all of it holds.
+func (c *Client) walk(ctx context.Context, old saved, next *remoteIndex) (v *view, err error) {
+	defer recovered("metadata", &err)
+	w := &walk{client: c, ctx: ctx, old: old, next: next, id: c.id}
+	w.raw.Index = next.raw
+	steps := []func() error{w.roots, w.timestamp, w.snapshot, w.targets, w.policyFile, w.expiry}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	return w.view(), nil
+}
+
+// walk is the state of one walk.
+type walk struct {
+	client *Client
+	ctx    context.Context // of this one call; a walk does not outlive it
+	old    saved
+	next   *remoteIndex
+
+	set     *trustedmetadata.TrustedMetadata
+	raw     saved
+	revoked []Tombstone
+	policy  *policy.Policy
+	id      identity // of the newest root
+}
+
+func (w *walk) view() *view {
+	succinct := w.set.Targets[metadata.TARGETS].Signed.Delegations.SuccinctRoles
+	return &view{set: w.set, raw: w.raw, top: w.next.top, groups: w.next.groups, policy: w.policy, revoked: w.revoked, bits: succinct.BitLength, id: w.id}
+}
+
+// now is the reference time of this walk.
+func (w *walk) now() time.Time { return w.client.now(w.old.Floor) }
+
+// check checks the identity and lifetime of a top-level role.
+func (w *walk) check(fields map[string]any, role string, expires time.Time) error {
+	_, err := checkRole(w.id, fields, role, role, expires, w.client.opts.Now())
+	return err
+}
+
+// roots walks from the bootstrap root over the roots seen before to the newest
+// in the index, version by version (TUF 5.3).
+func (w *walk) roots() error {
+	set, err := newSet(w.client.opts.Root)
+	if err != nil {
+		return untrusted(err)
+	}
+	w.set = set
+	w.set.RefTime = w.now()
+	for _, root := range w.old.Roots {
+		if err := w.nextRoot([]byte(root)); err != nil {
+			return fmt.Errorf("persisted state: %w", err)
+		}
+	}
+	oldRoot := w.set.Root
+	for range maxRoots {
+		name := versioned(w.set.Root.Signed.Version+1, metadata.ROOT)
+		data, err := w.next.read(w.ctx, name, maxRootBytes)
+		if errors.Is(err, errNoFile) {
+			w.forgetOnRotation(oldRoot)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := w.nextRoot(data); err != nil {
+			return err
+		}
+	}
+	return untrusted(fmt.Errorf("more than %d new roots", maxRoots))
+}
+
+// nextRoot verifies one root version and keeps its bytes. A root at or below
+// the trusted version (the bootstrap was replaced by a newer one) is passed over.
+func (w *walk) nextRoot(data []byte) error {
+	if err := strictJSON(metadata.ROOT, data); err != nil {
+		return err
+	}
+	if m, err := (&metadata.Metadata[metadata.RootType]{}).FromBytes(data); err == nil && m.Signed.Version <= w.set.Root.Signed.Version {
+		return nil
+	}
+	root, err := w.set.UpdateRoot(data)
+	if err != nil {
+		return tufError(metadata.ROOT, err)
+	}
+	id, err := rootIdentity(root)
+	if err != nil {
+		return err
+	}
+	if id.Repository != w.id.Repository {
+		return invalid("root version %d belongs to another trust repository", root.Signed.Version)
+	}
+	w.id = id
+	w.raw.Roots = append(w.raw.Roots, string(data))
+	return nil
+}
+
+// forgetOnRotation drops the old timestamp and snapshot when a new root changed
+// the keys of their roles: TUF 5.3.11, recovery from a fast-forward attack.
+func (w *walk) forgetOnRotation(old *metadata.Metadata[metadata.RootType]) {
+	for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT} {
+		if !slices.Equal(old.Signed.Roles[role].KeyIDs, w.set.Root.Signed.Roles[role].KeyIDs) {
+			w.old.Timestamp, w.old.Snapshot = "", ""
+		}
+	}
+	if w.client.opts.expiredOnline {
+		w.set.RefTime = time.Time{} // root and targets are checked in expiry
+	}
+}
+
+// timestamp verifies timestamp.json and refuses one older than the last seen
+// (TUF 5.4).
+func (w *walk) timestamp() error {
+	if w.old.Timestamp != "" {
+		if _, err := w.set.UpdateTimestamp([]byte(w.old.Timestamp)); err != nil && !isExpired(err) {
+			return fmt.Errorf("persisted state: %w", tufError(metadata.TIMESTAMP, err))
+		}
+	}
+	data, err := w.next.mustRead(w.ctx, "timestamp.json", maxTimestamp)
+	if err != nil {
+		return err
+	}
+	m, err := w.set.UpdateTimestamp(data)
+	var equal *metadata.ErrEqualVersionNumber
+	if errors.As(err, &equal) && bytes.Equal(data, []byte(w.old.Timestamp)) {
+		m, err = w.set.Timestamp, nil
+	} else if equal != nil {
+		return invalid("timestamp: another timestamp of version %d was seen before: two publishers collided; the next publish repairs it", w.set.Timestamp.Signed.Version)
+	}
+	if err != nil {
+		return tufError(metadata.TIMESTAMP, err)
+	}
+	if len(m.Signed.Meta) != 1 || m.Signed.Meta["snapshot.json"] == nil {
+		return invalid("timestamp: it must name snapshot.json and nothing else")
+	}
+	w.raw.Timestamp = string(data)
+	return w.check(m.Signed.UnrecognizedFields, metadata.TIMESTAMP, m.Signed.Expires)
+}
+
+// snapshot verifies the snapshot that the timestamp names and refuses one in
+// which any role went back (TUF 5.5), then reads the tombstones.
+func (w *walk) snapshot() error {
+	if w.old.Snapshot != "" {
+		// Expired, or of another version than the timestamp's: it still
+		// serves as the floor for the versions of the new one.
+		_, err := w.set.UpdateSnapshot([]byte(w.old.Snapshot), true)
+		if err != nil && w.set.Snapshot == nil {
+			return fmt.Errorf("persisted state: %w", tufError(metadata.SNAPSHOT, err))
+		}
+	}
+	name := versioned(w.set.Timestamp.Signed.Meta["snapshot.json"].Version, metadata.SNAPSHOT)
+	data, err := w.next.mustRead(w.ctx, name, maxSnapshot)
+	if err != nil {
+		return err
+	}
+	m, err := w.set.UpdateSnapshot(data, false)
+	if err != nil {
+		return tufError(metadata.SNAPSHOT, err)
+	}
+	id, err := checkRole(w.id, m.Signed.UnrecognizedFields, metadata.SNAPSHOT, metadata.SNAPSHOT, m.Signed.Expires, w.client.opts.Now())
+	if err != nil {
+		return err
+	}
+	w.raw.Snapshot = string(data)
+	w.revoked, err = id.tombstones()
+	return err
+}
+
+// targets verifies targets.json (TUF 5.6) and that it delegates to bins in the
+// one way that this format knows.
+func (w *walk) targets() error {
+	meta := w.set.Snapshot.Signed.Meta["targets.json"]
+	if meta == nil {
+		return invalid("snapshot: it does not name targets.json")
+	}
+	data, err := w.next.mustRead(w.ctx, versioned(meta.Version, metadata.TARGETS), maxTargets)
+	if err != nil {
+		return err
+	}
+	m, err := w.set.UpdateTargets(data)
+	if err != nil {
+		return tufError(metadata.TARGETS, err)
+	}
+	d := m.Signed.Delegations
+	if d == nil || d.SuccinctRoles == nil || len(d.Roles) != 0 || d.SuccinctRoles.NamePrefix != binPrefix ||
+		d.SuccinctRoles.BitLength < 1 || d.SuccinctRoles.BitLength > maxBinBits {
+		return invalid("targets: it must delegate by succinct hash bins %q and nothing else", binPrefix)
+	}
+	w.raw.Targets = string(data)
+	return w.check(m.Signed.UnrecognizedFields, metadata.TARGETS, m.Signed.Expires)
+}
+
+// policyFile reads the policy, a target that the offline targets keys signed.
+func (w *walk) policyFile() error {
+	t := w.set.Targets[metadata.TARGETS].Signed.Targets[policyName]
+	if t == nil || len(t.Hashes["sha256"]) == 0 {
+		return invalid("targets: it does not list %s", policyName)
+	}
+	data, err := w.next.mustRead(w.ctx, hex.EncodeToString(t.Hashes["sha256"])+"."+policyName, maxPolicy)
+	if err != nil {
+		return err
+	}
+	if err := t.VerifyLengthHashes(data); err != nil {
+		return invalid("%s: %w", policyName, err)
+	}
+	w.raw.Policy = string(data)
+	if w.policy, err = policy.Parse(policyName, data); err != nil {
+		return invalid("%w", err)
+	}
+	return nil
+}
+
+// expiry checks, for a publisher, the roles that it cannot renew itself: for a
+// reader go-tuf has refused every expired role on the way.
+func (w *walk) expiry() error {
+	now := w.now()
+	if w.set.Root.Signed.IsExpired(now) {
+		return tufError(metadata.ROOT, &metadata.ErrExpiredMetadata{Msg: "it has expired"})
+	}
+	if w.set.Targets[metadata.TARGETS].Signed.IsExpired(now) {
+		return tufError(metadata.TARGETS, &metadata.ErrExpiredMetadata{Msg: "it has expired"})
+	}
+	return nil
+}
