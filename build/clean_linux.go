@@ -79,29 +79,52 @@ func (d *daemon) killSteps(ctx context.Context) error {
 	return nil
 }
 
-// unmountAll undoes the mounts at, below or made of layers in dir, the newest
-// first. A mount that stays is an error: removing files through it would
-// destroy what it shows.
-func unmountAll(dir string) error {
-	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		return !within(dir, m.Mountpoint) && !strings.Contains(m.VFSOptions, "="+dir+"/"), false
-	})
+// unmountAll undoes the mounts below state and those elsewhere that show layers
+// kept there, the newest first. A mount that stays is an error: removing files
+// through it would destroy what it shows. A state directory that is a mount
+// point itself, or that is mounted at a second place, is left as it is.
+func unmountAll(state string) error {
+	all, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return err
 	}
-	for i := len(mounts) - 1; i >= 0; i-- {
-		at := mounts[i].Mountpoint
-		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("unmounting %s: %w", at, err)
+	shown := showsLayer(state, all)
+	for i := len(all) - 1; i >= 0; i-- {
+		m := all[i]
+		below := m.Mountpoint != state && within(state, m.Mountpoint)
+		if !below && !shown(m) {
+			continue
 		}
-		if !within(dir, at) {
-			os.Remove(at) // BuildKit's temporary mount point, empty now
+		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmounting %s: %w", m.Mountpoint, err)
+		}
+		if !below {
+			os.Remove(m.Mountpoint) // BuildKit's temporary mount point, empty now
 		}
 	}
 	return nil
 }
 
-func within(dir, path string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
+// showsLayer tells of a mount whether it shows a layer in state: an overlay by
+// its options, a bind mount by the device and the path in it (mountinfo's Root).
+func showsLayer(state string, all []*mountinfo.Info) func(*mountinfo.Info) bool {
+	home := &mountinfo.Info{Major: -1}
+	for _, m := range all {
+		if within(m.Mountpoint, state) && len(m.Mountpoint) >= len(home.Mountpoint) {
+			home = m
+		}
+	}
+	inside := filepath.Join(home.Root, strings.TrimPrefix(state, home.Mountpoint))
+	return func(m *mountinfo.Info) bool {
+		return strings.Contains(m.VFSOptions, "="+state+"/runc-") ||
+			m.Major == home.Major && m.Minor == home.Minor && strings.HasPrefix(m.Root, inside+"/runc-")
+	}
+}
+
+// within tells whether the clean path is dir or below it.
+func within(dir, path string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
 
 // bundles are the directories of steps that run or were cut off.
 func (d *daemon) bundles() ([]string, error) {

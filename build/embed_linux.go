@@ -15,6 +15,8 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/gofrs/flock"
+	"github.com/moby/buildkit/cache"
+	"github.com/moby/buildkit/cache/contenthash"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/control"
@@ -42,19 +44,21 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 )
 
-// The embedded daemon keeps its cache within these bounds: least recently used
-// records go first, and none that was used within cacheKeep while the cache is
-// smaller than cacheMax.
+// The embedded daemon keeps at most cacheMax bytes of cache. Above that it
+// drops what was not used for cacheKeep, and then the least recently used.
 const (
-	cacheMax  = 10e9 // bytes
+	cacheMax  = 10e9
 	cacheKeep = 7 * 24 * time.Hour
 )
 
-// gcPolicy states the bounds above to BuildKit, which applies the rules in order.
-var gcPolicy = [...]client.PruneInfo{
-	{KeepDuration: cacheKeep, MaxUsedSpace: cacheMax},
-	{MaxUsedSpace: cacheMax},
-	{All: true, MaxUsedSpace: cacheMax},
+// gcPolicy states these bounds to BuildKit, which applies the rules in order;
+// the last one takes also what BuildKit keeps for itself, such as frontends.
+func gcPolicy() []client.PruneInfo {
+	return []client.PruneInfo{
+		{KeepDuration: cacheKeep, MaxUsedSpace: cacheMax},
+		{MaxUsedSpace: cacheMax},
+		{All: true, MaxUsedSpace: cacheMax},
+	}
 }
 
 // daemon is a BuildKit daemon in this process. It listens on no socket.
@@ -187,7 +191,7 @@ func (d *daemon) openWorker(ctx context.Context, p *plan, wrapper string) error 
 	if err != nil {
 		return err
 	}
-	opt.GCPolicy = gcPolicy[:]
+	opt.GCPolicy = gcPolicy()
 	opt.RegistryHosts = resolver.NewRegistryConfig(p.plainHosts())
 	d.worker, err = base.NewWorker(ctx, opt)
 	if err != nil {
@@ -241,13 +245,13 @@ func (d *daemon) openController() error {
 	if err != nil {
 		return err
 	}
-	cache, err := bboltcachestorage.NewStore(filepath.Join(d.state, "cache.db"))
+	results, err := bboltcachestorage.NewStore(filepath.Join(d.state, "cache.db"))
 	if err != nil {
 		return err
 	}
 	history, err := boltutil.SafeOpen(filepath.Join(d.state, "history.db"), 0o600, &bolt.Options{NoFreelistSync: true})
 	if err != nil {
-		return errors.Join(err, cache.Close())
+		return errors.Join(err, results.Close())
 	}
 	entries := int64(1)
 	d.controller, err = control.NewController(control.Opt{
@@ -257,8 +261,8 @@ func (d *daemon) openController() error {
 			"dockerfile.v0": forwarder.NewGatewayForwarder(workers.Infos(), dockerfile.Build),
 			"gateway.v0":    remote, // of a Dockerfile that begins with "# syntax="
 		},
-		CacheManager:   solver.NewCacheManager(context.Background(), "local", cache, worker.NewCacheResultStorage(workers)),
-		CacheStore:     cache,
+		CacheManager:   solver.NewCacheManager(context.Background(), "local", results, worker.NewCacheResultStorage(workers)),
+		CacheStore:     results,
 		HistoryDB:      history,
 		HistoryConfig:  &config.HistoryConfig{MaxEntries: &entries},
 		LeaseManager:   d.worker.LeaseManager(),
@@ -268,7 +272,7 @@ func (d *daemon) openController() error {
 		MeterProvider:  noop.NewMeterProvider(),
 	})
 	if err != nil {
-		return errors.Join(err, history.Close(), cache.Close())
+		return errors.Join(err, history.Close(), results.Close())
 	}
 	return nil
 }
@@ -283,6 +287,7 @@ func (d *daemon) stop() {
 	}
 	if d.controller != nil {
 		d.prune(log)
+		d.forget(log)
 		// The controller closes the worker.
 		if err := d.controller.Close(); err != nil {
 			log.WithError(err).Debug("closing")
@@ -323,6 +328,26 @@ func (d *daemon) drain() {
 	}
 }
 
+// forget drops this daemon's records from a cache that BuildKit keeps for the
+// whole process: the next daemon here would read them through a closed database.
+func (d *daemon) forget(log *logrus.Entry) {
+	records, err := d.worker.MetadataStore.All()
+	if err != nil {
+		log.WithError(err).Debug("listing the cache")
+	}
+	for _, r := range records {
+		contenthash.ClearCacheContext(record{id: r.ID()})
+	}
+}
+
+// record is a cache record of which only the ID is asked.
+type record struct {
+	cache.RefMetadata
+	id string
+}
+
+func (r record) ID() string { return r.id }
+
 // prune applies gcPolicy: the daemon rarely lives until its own timer does.
 func (d *daemon) prune(log *logrus.Entry) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
@@ -333,7 +358,7 @@ func (d *daemon) prune(log *logrus.Entry) {
 		}
 	}()
 	defer close(freed)
-	if err := d.worker.Prune(ctx, freed, gcPolicy[:]...); err != nil {
+	if err := d.worker.Prune(ctx, freed, gcPolicy()...); err != nil {
 		log.WithError(err).Debug("pruning the cache")
 	}
 }

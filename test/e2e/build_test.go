@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -278,6 +280,70 @@ func TestBuildErrors(t *testing.T) {
 	}
 }
 
+func TestBuildSecrets(t *testing.T) {
+	needBuilder(t)
+	dir := stepContext(t, "RUN --mount=type=secret,id=s,required,mode=0444 [\"/step\", \"print\", \"/run/secrets/s\"]\n")
+	for _, a := range actors(t) {
+		if err := os.WriteFile(filepath.Join(a.home, "secret"), []byte("from a file\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		args := []string{"build", dir, "-t", "example.com/x:v1", "-o", "oci:out", "--no-cache"}
+		for secret, want := range map[string]string{"id=s,src=secret": "from a file", "id=s,env=SHELL": os.Getenv("SHELL")} {
+			got := a.imgtrust(t, append(args, "--secret", secret)...)
+			if got.code != 0 || !strings.Contains(got.stderr, want) {
+				t.Errorf("as %s, %s: exit code %d\n%s", a.name, secret, got.code, got.stderr)
+			}
+		}
+		if got := a.imgtrust(t, args...); got.code != 1 || !strings.Contains(got.stderr, "Dockerfile:3: secret s: not found") {
+			t.Errorf("as %s, without the secret: exit code %d\n%s", a.name, got.code, got.stderr)
+		}
+	}
+}
+
+func TestBuildWithoutSubordinateIDs(t *testing.T) {
+	needBuilder(t)
+	need(t, os.Geteuid() == 0, "running as another user needs root")
+	dir := writeContext(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+	nobody := actor{name: "nobody", home: tempDir(t), credential: &syscall.Credential{Uid: 65533, Gid: 65533}}
+	got := nobody.imgtrust(t, "build", dir, "-t", "example.com/x:v1", "-o", "oci:out")
+	if got.code != 1 || got.stdout != "" || !strings.HasPrefix(got.stderr, "imgtrust: error: not root, and /etc/subuid grants ") || !strings.Contains(got.stderr, "\nimgtrust: hint: usermod --add-subuids ") {
+		t.Errorf("exit code %d, stdout %q, stderr:\n%s", got.code, got.stdout, got.stderr)
+	}
+	cmd, _, stderr := nobody.command("build", dir, "-t", "example.com/x:v1", "-o", "oci:out")
+	cmd.Env = append(cmd.Env, "PATH=/nonexistent")
+	if err := cmd.Run(); err == nil || !strings.Contains(stderr.String(), "no newuidmap and newgidmap") || !strings.Contains(stderr.String(), "hint: apt-get install uidmap\n") {
+		t.Errorf("%v, stderr:\n%s", err, stderr)
+	}
+}
+
+func TestImageTwiceInOneProcess(t *testing.T) {
+	needBuilder(t)
+	need(t, os.Geteuid() == 0, "a build in the test's own process needs root")
+	dir := writeContext(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+	home := tempDir(t)
+	o := build.Options{Context: dir, Reference: "example.com/x:v1", Layout: filepath.Join(home, "out"), StateDir: filepath.Join(home, "state")}
+	first, err := build.Image(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Platforms = []string{"linux/amd64", "linux/arm64"}
+	index, err := build.Image(t.Context(), o)
+	if err != nil || index.Descriptor.MediaType != "application/vnd.oci.image.index.v1+json" {
+		t.Fatalf("%+v, %+v", index, err)
+	}
+	time.Sleep(1200 * time.Millisecond) // the daemons' own timers fire after one second
+	o.Platforms = nil
+	second, err := build.Image(t.Context(), o)
+	if err != nil || second.Descriptor.Digest != first.Descriptor.Digest || second.Reference.String() != "example.com/x@"+first.Descriptor.Digest.String() {
+		t.Errorf("%+v, then %+v, %v", first, second, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
+	defer cancel()
+	if _, err := build.Image(ctx, o); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("past its deadline: %v", err)
+	}
+}
+
 // noOutput checks that neither a layout nor its makings are in the actor's home.
 func noOutput(t *testing.T, a actor) {
 	t.Helper()
@@ -311,17 +377,24 @@ func TestBuildWaitsForAnother(t *testing.T) {
 	}
 }
 
-// waiting starts a build whose step never ends, and returns it when that runs.
-func waiting(t *testing.T, a actor, token string) (*exec.Cmd, *bytes.Buffer) {
+// stepContext makes a context whose Dockerfile has /step to run.
+func stepContext(t *testing.T, instructions string) string {
 	t.Helper()
-	dir := writeContext(t, map[string]string{"Dockerfile": fmt.Sprintf("FROM scratch\nCOPY --chmod=755 wait /wait\nUSER 1000\nRUN [\"/wait\", %q]\n", token)})
-	program, err := os.ReadFile(machine.wait)
+	dir := writeContext(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY --chmod=755 step /step\n" + instructions})
+	program, err := os.ReadFile(machine.step)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "wait"), program, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "step"), program, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+// waiting starts a build whose step never ends, and returns it when that runs.
+func waiting(t *testing.T, a actor, token string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	dir := stepContext(t, fmt.Sprintf("USER 1000\nRUN [\"/step\", \"wait\", %q]\n", token))
 	cmd, _, stderr := a.command("build", dir, "-t", "example.com/x:v1", "-o", "oci:out", "--state", "state")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -335,7 +408,7 @@ func processes(token string) (list []string) {
 	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range paths {
 		line, err := os.ReadFile(path)
-		if err == nil && strings.HasPrefix(string(line), "/wait\x00"+token+"\x00") {
+		if err == nil && strings.HasPrefix(string(line), "/step\x00wait") && strings.HasSuffix(string(line), "\x00"+token+"\x00") {
 			list = append(list, path)
 		}
 	}

@@ -21,7 +21,7 @@ import (
 // machine is what TestMain prepares once for all tests.
 var machine struct {
 	imgtrust string // the program under test
-	wait     string // testdata/dockerfiles/wait, static
+	step     string // testdata/dockerfiles/step, static
 	root     string // of the repository
 	goroot   string
 }
@@ -62,7 +62,7 @@ func prepare(run func() int) (int, error) {
 		sources string
 	}{
 		{&machine.imgtrust, "imgtrust", "./cmd/imgtrust"},
-		{&machine.wait, "wait", "testdata/dockerfiles/wait/main.go"},
+		{&machine.step, "step", "testdata/dockerfiles/step/main.go"},
 	} {
 		*program.path = filepath.Join(bin, program.name)
 		cmd := exec.Command("go", "build", "-o", *program.path, program.sources)
