@@ -130,6 +130,7 @@ func commands(a *app) []*cobra.Command {
 		newPolicyCommand(a),
 		newTreeCommand(a),
 		newRegistryCommand(a),
+		newDemoCommand(a),
 	}
 }
 

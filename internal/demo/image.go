@@ -1,0 +1,158 @@
+package demo
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/imgtrust/imgtrust/build"
+	"github.com/imgtrust/imgtrust/internal/oci"
+)
+
+// service is the demo's own image: a small HTTP service that is compiled inside
+// BuildKit with the Go SDK of this machine, so that no network is needed. Its
+// go.mod has another name here, as a module of its own could not be embedded.
+//
+//go:embed service
+var service embed.FS
+
+// serviceTime is the time of everything in the service's image: the same
+// program gives the same digest on every machine.
+var serviceTime = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// build builds the image and pushes it.
+func (w *world) build(ctx context.Context) error {
+	o, err := w.buildOptions(ctx)
+	if err != nil {
+		return err
+	}
+	log := &tail{}
+	o.ProgressOut, o.Progress = w.Progress, "auto"
+	if w.Progress == nil {
+		o.ProgressOut, o.Progress = log, "plain"
+	}
+	w.say("building %s with the embedded BuildKit", o.Reference)
+	r, err := build.Image(ctx, o)
+	if err != nil {
+		return w.failedBuild(ctx, o.Reference, log, err)
+	}
+	w.image, err = oci.ParseReference(o.Reference)
+	w.image.Digest = r.Descriptor.Digest
+	w.say("built and pushed %s", r.Reference)
+	return err
+}
+
+func (w *world) failedBuild(ctx context.Context, reference string, log *tail, err error) error {
+	if ctx.Err() == nil {
+		for line := range strings.Lines(log.String()) {
+			w.say("build: %s", strings.TrimRight(line, "\n"))
+		}
+	}
+	return fmt.Errorf("building %s: %w", reference, err)
+}
+
+func (w *world) buildOptions(ctx context.Context) (build.Options, error) {
+	o := build.Options{
+		Context: w.Context, Contexts: w.Contexts,
+		Reference: w.host + "/shop/web:v1", Push: true,
+		StateDir: w.StateDir, Runc: w.Runc, Notice: w.Say,
+	}
+	if w.Context != "" {
+		return o, nil
+	}
+	sdk, err := findSDK(ctx)
+	if err != nil {
+		return o, err
+	}
+	o.Context = filepath.Join(w.dir, "service")
+	o.Contexts = maps.Clone(w.Contexts)
+	if o.Contexts == nil {
+		o.Contexts = map[string]string{}
+	}
+	if o.Contexts["gosdk"] == "" {
+		o.Contexts["gosdk"] = sdk
+	}
+	o.Args = map[string]string{"VERSION": "v1"}
+	o.Epoch = &serviceTime
+	return o, writeService(o.Context)
+}
+
+// writeService writes the build context of the service to a new directory.
+func writeService(dir string) error {
+	files, err := fs.Sub(service, "service")
+	if err != nil {
+		return err
+	}
+	if err := os.CopyFS(dir, files); err != nil {
+		return err
+	}
+	return os.Rename(filepath.Join(dir, "go.mod.txt"), filepath.Join(dir, "go.mod"))
+}
+
+// findSDK is the directory of the Go SDK that the go command belongs to.
+func findSDK(ctx context.Context) (string, error) {
+	program, err := exec.LookPath("go")
+	if err != nil {
+		return "", noSDK(errors.New("no go command"))
+	}
+	out, err := exec.CommandContext(ctx, program, "env", "GOROOT").Output()
+	if err != nil {
+		return "", noSDK(fmt.Errorf("asking %s for its directory: %w", program, err))
+	}
+	dir := strings.TrimSpace(string(out))
+	for _, part := range []string{"bin/go", "src", "pkg/tool"} {
+		// Debian's own package spreads the SDK with symbolic links, which lead
+		// out of the build context.
+		info, err := os.Lstat(filepath.Join(dir, part))
+		if err != nil || info.Mode()&fs.ModeSymlink != 0 {
+			return "", noSDK(fmt.Errorf("%s is not a whole Go SDK: %s is missing or a symbolic link", dir, part))
+		}
+	}
+	return dir, nil
+}
+
+// sdkError says that there is nothing to compile the service with.
+type sdkError struct{ error }
+
+func noSDK(err error) error {
+	return sdkError{fmt.Errorf("the demo's service is compiled with Go: %w", err)}
+}
+
+func (e sdkError) Unwrap() error { return e.error }
+
+func (sdkError) Hint() string {
+	return "install Go from its official archive and put go into PATH\nor give a directory with a Dockerfile of your own: imgtrust demo DIR"
+}
+
+// tail keeps the end of what is written to it, of a build's log the part that
+// tells why it failed.
+type tail struct{ data []byte }
+
+const maxTail = 8 << 10 // bytes
+
+var _ io.Writer = (*tail)(nil)
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.data = append(t.data, p...)
+	if len(t.data) > 2*maxTail {
+		t.data = append([]byte(nil), t.data[len(t.data)-maxTail:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	if len(t.data) <= maxTail {
+		return string(t.data)
+	}
+	_, whole, _ := strings.Cut(string(t.data[len(t.data)-maxTail:]), "\n")
+	return whole
+}
