@@ -237,7 +237,7 @@ func (d *Draft) writeGroup(ctx context.Context, w *writer, g group, versions map
 		if err != nil {
 			return v1.Descriptor{}, err
 		}
-		layers[f.name] = w.add(f, false)
+		layers[f.name] = w.add(f, notInline)
 		versions[name] = bin.Signed.Version
 	}
 	if layers == nil {
@@ -267,11 +267,11 @@ func (d *Draft) writeOnline(w *writer, top map[string]v1.Descriptor, versions ma
 		return nil, err
 	}
 	for name, data := range map[string][]byte{versioned(snapshot.Version, metadata.SNAPSHOT): data, "timestamp.json": signed} {
-		f, err := newFile(name, data)
+		f, err := newFile(name, metadataType, data)
 		if err != nil {
 			return nil, err
 		}
-		top[name] = w.add(f, true)
+		top[name] = w.add(f, maxInline)
 	}
 	return timestamp, nil
 }
@@ -303,7 +303,7 @@ type writer struct {
 }
 
 // add takes a file to upload and returns its descriptor.
-func (w *writer) add(f file, inline bool) v1.Descriptor {
+func (w *writer) add(f file, inline int) v1.Descriptor {
 	w.blobs = append(w.blobs, f)
 	return f.descriptor(inline)
 }

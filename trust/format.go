@@ -21,10 +21,10 @@ const (
 	// ArtifactType marks the index and the manifests of a trust repository.
 	ArtifactType = "application/vnd.imgtrust.tuf.v1"
 
-	metadataType   = types.MediaType("application/vnd.tuf.metadata+json")
-	compressedType = types.MediaType("application/vnd.tuf.metadata+json+zstd")
-	targetType     = types.MediaType("application/vnd.tuf.target")
-	emptyType      = types.MediaType("application/vnd.oci.empty.v1+json")
+	metadataType = types.MediaType("application/vnd.tuf.metadata+json")
+	targetType   = types.MediaType("application/vnd.tuf.target")
+	emptyType    = types.MediaType("application/vnd.oci.empty.v1+json")
+	compressed   = "+zstd" // follows the type of a file that is stored compressed
 
 	filenameKey = "tuf.io/filename"    // annotation of a layer: the TUF file name
 	binsKey     = "dev.imgtrust.bins"  // annotation of a bins manifest: "FIRST-LAST", hex
@@ -64,10 +64,10 @@ type file struct {
 	stored []byte
 }
 
-// newFile prepares the exact bytes of a metadata file for storage.
-func newFile(name string, data []byte) (file, error) {
+// newFile prepares the exact bytes of a TUF file for storage.
+func newFile(name string, media types.MediaType, data []byte) (file, error) {
 	if len(data) <= compressAbove {
-		return file{name, metadataType, data}, nil
+		return file{name, media, data}, nil
 	}
 	// The fastest level makes the smallest files here: of hex digests, longer
 	// searches find only matches that cost more than they save (docs/scale.md).
@@ -76,14 +76,15 @@ func newFile(name string, data []byte) (file, error) {
 		return file{}, err
 	}
 	defer enc.Close()
-	return file{name, compressedType, enc.EncodeAll(data, nil)}, nil
+	return file{name, media + compressed, enc.EncodeAll(data, nil)}, nil
 }
 
-// descriptor describes the stored bytes, inlining small ones when inline is set.
-func (f file) descriptor(inline bool) v1.Descriptor {
+// descriptor describes the stored bytes, and holds them when they are at most
+// inline.
+func (f file) descriptor(inline int) v1.Descriptor {
 	d := describe(f.media, f.stored)
 	d.Annotations = map[string]string{filenameKey: f.name}
-	if inline && len(f.stored) <= maxInline {
+	if len(f.stored) <= inline {
 		d.Data = f.stored
 	}
 	return d
@@ -105,7 +106,7 @@ func open(media types.MediaType, stored []byte, max int64) ([]byte, error) {
 			return nil, fmt.Errorf("larger than %d bytes", max)
 		}
 		return stored, nil
-	case compressedType:
+	case metadataType + compressed, targetType + compressed:
 		return decompress(stored, max)
 	default:
 		return nil, fmt.Errorf("unknown media type %.80q", media)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/imgtrust/imgtrust/internal/oci"
@@ -202,7 +203,8 @@ func (c *ceremony) writeRoot(top map[string]v1.Descriptor) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return data, c.addTop(top, versioned(1, metadata.ROOT), data)
+	// A reader begins with a root: it asks for those that came after, once.
+	return data, c.addTop(top, versioned(1, metadata.ROOT), metadataType, data, notInline)
 }
 
 func addRootKey(root *metadata.RootType, k crypto.Signer, role string) error {
@@ -234,8 +236,10 @@ func (c *ceremony) writeTargets(top map[string]v1.Descriptor) error {
 		return err
 	}
 	name := hex.EncodeToString(sum[:]) + "." + policyName
-	top[name] = c.writer.add(file{name, targetType, c.Policy}, true)
-	return c.addTop(top, versioned(1, metadata.TARGETS), data)
+	if err := c.addTop(top, name, targetType, c.Policy, maxInlinePolicy); err != nil {
+		return err
+	}
+	return c.addTop(top, versioned(1, metadata.TARGETS), metadataType, data, maxInline)
 }
 
 // writeBins signs every bin empty: none is ever added later.
@@ -250,7 +254,7 @@ func (c *ceremony) writeBins() ([]v1.Descriptor, error) {
 			if err != nil {
 				return nil, err
 			}
-			layers[f.name] = c.writer.add(f, false)
+			layers[f.name] = c.writer.add(f, notInline)
 			c.meta[name+".json"] = metadata.MetaFile(1)
 		}
 		d, err := c.writer.addGroup(layers, rangeText(first, first+size-1, c.bits))
@@ -271,18 +275,18 @@ func (c *ceremony) writeOnline(top map[string]v1.Descriptor) error {
 	if err != nil {
 		return err
 	}
-	if err := c.addTop(top, versioned(1, metadata.SNAPSHOT), snapshot); err != nil {
+	if err := c.addTop(top, versioned(1, metadata.SNAPSHOT), metadataType, snapshot, maxInline); err != nil {
 		return err
 	}
-	return c.addTop(top, "timestamp.json", timestamp)
+	return c.addTop(top, "timestamp.json", metadataType, timestamp, maxInline)
 }
 
-func (c *ceremony) addTop(top map[string]v1.Descriptor, name string, data []byte) error {
-	f, err := newFile(name, data)
+func (c *ceremony) addTop(top map[string]v1.Descriptor, name string, media types.MediaType, data []byte, inline int) error {
+	f, err := newFile(name, media, data)
 	if err != nil {
 		return err
 	}
-	top[name] = c.writer.add(f, true)
+	top[name] = c.writer.add(f, inline)
 	return nil
 }
 

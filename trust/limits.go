@@ -18,8 +18,10 @@ const (
 	maxState         = 64 << 20  // a file of the state directory
 	maxBinBits       = 16        // at most 65,536 bins
 
-	maxInline     = 8 << 10 // stored bytes up to which a layer is inlined in its descriptor
-	compressAbove = 4 << 10 // metadata larger than this is stored compressed
+	notInline       = 0        // for what most readers have or do not need
+	maxInline       = 8 << 10  // stored bytes up to which metadata is inlined in its descriptor
+	maxInlinePolicy = 16 << 10 // the same for the policy: about 70 signers
+	compressAbove   = 1 << 10  // files larger than this are stored compressed
 
 	maxEnvelopes  = 8    // envelopes kept per target, the newest per signer
 	maxIndexes    = 8    // indexes that a child's entry names

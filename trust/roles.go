@@ -31,7 +31,7 @@ func signBin(bin *metadata.Metadata[metadata.TargetsType], id identity, name str
 	if err != nil {
 		return file{}, err
 	}
-	return newFile(versioned(version, name), data)
+	return newFile(versioned(version, name), metadataType, data)
 }
 
 func signSnapshot(id identity, version int64, meta map[string]*metadata.MetaFiles, revoked []Tombstone, now time.Time, online crypto.Signer) (*metadata.SnapshotType, []byte, error) {
