@@ -178,8 +178,9 @@ type Verdict struct {
 
 // Signer is one signer whose statement counted.
 type Signer struct {
-	Name, KeyID string
-	Created     time.Time
+	Name    string    `json:"name"`
+	KeyID   string    `json:"keyid"`
+	Created time.Time `json:"created"`
 }
 
 // Policy is a decoded policy document. It does not change after Parse, so any

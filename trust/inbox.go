@@ -79,10 +79,12 @@ func (e *malformedEntry) Unwrap() error { return e.error }
 
 func (p *Publisher) inboxTags(ctx context.Context) ([]string, error) {
 	all, err := p.opts.Registry.Tags(ctx, p.client.Inbox(), maxInboxEntries)
-	if errors.Is(err, oci.ErrNotFound) {
+	switch {
+	case errors.Is(err, oci.ErrNotFound):
 		return nil, nil // nothing was ever signed
-	}
-	if err != nil {
+	case errors.Is(err, oci.ErrTooLarge):
+		// A flooded inbox is worked off a part at a time.
+	case err != nil:
 		return nil, fmt.Errorf("listing the inbox %s: %w", p.client.Inbox(), err)
 	}
 	ours := regexp.MustCompile(inboxTag)

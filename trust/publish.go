@@ -227,6 +227,10 @@ func (f *fold) fresh(ctx context.Context, entries []inboxEntry, listed Listing) 
 			f.refuse([]inboxEntry{e}, fmt.Sprintf("%s: it is not signed by a signer of the policy", policy.BadSignature))
 			continue
 		}
+		if e.release.Created.After(f.now.Add(clockSkew)) {
+			f.refuse([]inboxEntry{e}, fmt.Sprintf("created %s, more than %s ahead", e.release.Created.Format(time.RFC3339), clockSkew))
+			continue
+		}
 		settled, err := f.settled(ctx, e, signer.Name, listed)
 		if err != nil {
 			return nil, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,7 +57,8 @@ type tagSeen struct {
 type stateDir struct {
 	path string
 
-	mu       sync.Mutex
+	turn     sync.Mutex // the lock, without a path
+	mu       sync.Mutex // guards what follows
 	metadata saved
 	memory   seen
 	blobs    map[v1.Hash][]byte
@@ -73,8 +75,8 @@ func newStateDir(parent, id string) *stateDir {
 // lock keeps other processes and other calls out until unlock.
 func (d *stateDir) lock(ctx context.Context) (unlock func(), err error) {
 	if d.path == "" {
-		d.mu.Lock()
-		return d.mu.Unlock, nil
+		d.turn.Lock()
+		return d.turn.Unlock, nil
 	}
 	if err := os.MkdirAll(filepath.Join(d.path, "blobs"), 0o700); err != nil {
 		return nil, stateError(d.path, err)
@@ -98,6 +100,8 @@ func stateError(path string, err error) error {
 
 func (d *stateDir) load() (saved, error) {
 	if d.path == "" {
+		d.mu.Lock()
+		defer d.mu.Unlock()
 		return d.metadata, nil
 	}
 	var s saved
@@ -107,7 +111,9 @@ func (d *stateDir) load() (saved, error) {
 
 func (d *stateDir) seen() (seen, error) {
 	if d.path == "" {
-		return d.memory, nil
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return seen{Tags: maps.Clone(d.memory.Tags), Revoked: d.memory.Revoked}, nil
 	}
 	var s seen
 	err := readState(filepath.Join(d.path, "seen.json"), &s)
@@ -125,6 +131,8 @@ func (d *stateDir) commit(s saved, revoked []Tombstone, now time.Time) error {
 	}
 	merged := mergeTombstones(revoked, memory.Revoked)
 	if d.path == "" {
+		d.mu.Lock()
+		defer d.mu.Unlock()
 		d.metadata, d.memory.Revoked = s, merged
 		return nil
 	}
@@ -159,6 +167,8 @@ func (d *stateDir) rememberTag(target string, now tagSeen) error {
 	memory.Tags[target] = now
 	memory.Format = 1
 	if d.path == "" {
+		d.mu.Lock()
+		defer d.mu.Unlock()
 		d.memory = memory
 		return nil
 	}
@@ -194,7 +204,12 @@ func (d *stateDir) blob(h v1.Hash) ([]byte, bool) {
 // later and nothing else.
 func (d *stateDir) keepBlob(h v1.Hash, data []byte) {
 	if d.path == "" {
-		return // the verified bins themselves are kept by the view
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if len(d.blobs) < maxCached {
+			d.blobs[h] = data
+		}
+		return
 	}
 	dir := filepath.Join(d.path, "blobs")
 	if replaceFile(filepath.Join(dir, h.Hex), data) != nil {

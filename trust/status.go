@@ -51,6 +51,8 @@ func (c *Client) inboxLength(ctx context.Context) (int, error) {
 		return 0, nil
 	case errors.Is(err, oci.ErrUnauthorized):
 		return -1, nil
+	case errors.Is(err, oci.ErrTooLarge):
+		return len(tags), nil
 	case err != nil:
 		return -1, fmt.Errorf("listing the inbox %s: %w", c.Inbox(), err)
 	}

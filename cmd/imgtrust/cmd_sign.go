@@ -13,6 +13,7 @@ import (
 
 	"github.com/imgtrust/imgtrust/internal/oci"
 	"github.com/imgtrust/imgtrust/sign"
+	"github.com/imgtrust/imgtrust/trust"
 )
 
 // signFlags are the flags of sign.
@@ -20,6 +21,10 @@ type signFlags struct {
 	key          string
 	keys         keyFlags
 	trust, inbox string
+	root         string
+	publish      bool
+	onlineKey    string
+	state        string
 	tags         []string
 	annotations  []string
 	expires      string
@@ -52,7 +57,11 @@ The result on stdout is one REPOSITORY@DIGEST line for each image.`,
 	flags.StringVar(&f.key, "key", "", "private key file")
 	f.keys.register(flags)
 	flags.StringVar(&f.trust, "trust", "", "trust repository")
-	flags.StringVar(&f.inbox, "inbox", "", "inbox repository (default: the trust repository's REPO/inbox)")
+	flags.StringVar(&f.inbox, "inbox", "", "inbox repository (default: as --root names it, else the trust repository's REPO/inbox)")
+	flags.StringVar(&f.root, "root", "", "bootstrap root.json of the trust repository")
+	flags.BoolVar(&f.publish, "publish", false, "publish at once; needs --root and --online-key")
+	flags.StringVar(&f.onlineKey, "online-key", "", "the publisher's key, with --publish")
+	flags.StringVar(&f.state, "state", "", "the publisher's state directory, with --publish (default: below the user's state directory)")
 	flags.StringArrayVar(&f.tags, "tag", nil, "tag to name in the statement (repeatable; default: the tag given with the image)")
 	flags.StringArrayVarP(&f.annotations, "annotation", "a", nil, "annotation K=V in the statement (repeatable)")
 	flags.StringVar(&f.expires, "expires", "", "when the statement ends to count: a date (2027-01-31, or RFC 3339) or a duration (90d, 36h)")
@@ -67,6 +76,9 @@ func (a *app) sign(ctx context.Context, args []string, f signFlags) error {
 	images, options, err := a.signOptions(args, f)
 	if err != nil {
 		return usageError{err}
+	}
+	if options.Inbox, err = a.inbox(ctx, f); err != nil {
+		return err
 	}
 	options.Key, err = sign.LoadKey(ctx, f.key, sign.LoadOptions{Passphrase: a.passphrase(f.key, false), Plaintext: f.keys.plaintext})
 	if err != nil {
@@ -84,7 +96,51 @@ func (a *app) sign(ctx context.Context, args []string, f signFlags) error {
 	if errors.As(err, &noDigest) {
 		return usageError{err}
 	}
-	return err
+	if err != nil || !f.publish {
+		return err
+	}
+	return a.publishSigned(ctx, f)
+}
+
+// inbox is the repository that was named, else the one that the verified root
+// names, else the usual one of the trust repository.
+func (a *app) inbox(ctx context.Context, f signFlags) (string, error) {
+	if f.root == "" || f.inbox != "" {
+		repo, err := inboxOf(f.trust, f.inbox)
+		if err != nil {
+			return "", usageError{err}
+		}
+		return repo, nil
+	}
+	options, err := a.clientOptions(f.trustFlags(), "trust")
+	if err != nil {
+		return "", err
+	}
+	client, err := trust.Open(options)
+	if err != nil {
+		return "", a.untrusted(err)
+	}
+	if err := client.Refresh(ctx); err != nil {
+		return "", a.untrusted(err)
+	}
+	return client.Inbox(), nil
+}
+
+// trustFlags are those of sign, in the form of the commands that read trust.
+func (f signFlags) trustFlags() trustFlags {
+	return trustFlags{repository: f.trust, root: f.root, registry: f.registry}
+}
+
+// publishSigned runs the publisher once, for what was signed just now.
+func (a *app) publishSigned(ctx context.Context, f signFlags) error {
+	p := publishFlags{trustFlags: f.trustFlags(), onlineKey: f.onlineKey, keys: f.keys}
+	p.state = f.state
+	out, repo, err := a.publishOnce(ctx, p)
+	if err != nil {
+		return err
+	}
+	a.sayPublication(repo, out)
+	return nil
 }
 
 func (a *app) signOptions(args []string, f signFlags) ([]oci.Reference, sign.Options, error) {
@@ -96,8 +152,8 @@ func (a *app) signOptions(args []string, f signFlags) ([]oci.Reference, sign.Opt
 	if err != nil {
 		return nil, o, err
 	}
-	if o.Inbox, err = inboxOf(f.trust, f.inbox); err != nil {
-		return nil, o, err
+	if f.publish && (f.root == "" || f.onlineKey == "" || f.trust == "") {
+		return nil, o, errors.New("--publish needs --trust, --root and --online-key")
 	}
 	if o.Annotations, err = parsePairs(f.annotations); err != nil {
 		return nil, o, fmt.Errorf("--annotation %w", err)

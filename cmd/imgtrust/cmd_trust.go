@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imgtrust/imgtrust/policy"
 	"github.com/imgtrust/imgtrust/trust"
 )
 
@@ -84,6 +85,9 @@ func (a *app) trustInit(ctx context.Context, repo string, f initFlags) error {
 	if o.Policy, err = readBounded(f.policy, maxRootFile); err != nil {
 		return fmt.Errorf("--policy: %w", err)
 	}
+	if _, err := policy.Parse(f.policy, o.Policy); err != nil {
+		return err
+	}
 	if err := refuseFile(f.output); err != nil {
 		return err
 	}
@@ -98,11 +102,17 @@ func (a *app) trustInit(ctx context.Context, repo string, f initFlags) error {
 		return err
 	}
 	o.OnlineKey, o.Registry = online[0], a.registryClient(f.registry)
+	// The file first: a repository whose root.json is lost is of no use.
+	file, err := createFile(f.output)
+	if err != nil {
+		return err
+	}
+	defer file.discard()
 	made, err := trust.Init(ctx, o)
 	if err != nil {
 		return err
 	}
-	if err := writeNewFile(f.output, made.Root); err != nil {
+	if err := file.finish(made.Root); err != nil {
 		return err
 	}
 	a.sayInitialized(o, made, f)
@@ -168,28 +178,39 @@ func refuseFile(path string) error {
 	return nil
 }
 
-// writeNewFile writes a file whole or not at all, and never over another.
-func writeNewFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".imgtrust-*")
+// newFile is a file that appears whole or not at all, and never over another.
+type newFile struct {
+	path string
+	temp *os.File // beside it
+}
+
+func createFile(path string) (newFile, error) {
+	temp, err := os.CreateTemp(filepath.Dir(path), ".imgtrust-*")
 	if err != nil {
-		return err
+		return newFile{}, fmt.Errorf("creating %s: %w", path, err)
 	}
-	defer func() {
-		if removeErr := os.Remove(f.Name()); err == nil {
-			err = removeErr
-		}
-	}()
-	_, err = f.Write(data)
+	return newFile{path, temp}, nil
+}
+
+// finish gives the file its content and its name.
+func (f newFile) finish(data []byte) error {
+	_, err := f.temp.Write(data)
 	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
+		err = f.temp.Chmod(0o644)
 	}
 	if err == nil {
-		err = os.Link(f.Name(), path) // fails when the file exists
+		err = f.temp.Sync()
+	}
+	if err == nil {
+		err = os.Link(f.temp.Name(), f.path) // fails when the file exists
 	}
 	return err
+}
+
+// discard removes what finish has not named.
+func (f newFile) discard() {
+	_ = f.temp.Close()
+	_ = os.Remove(f.temp.Name())
 }
 
 // publishFlags are the flags of trust publish.
@@ -230,48 +251,58 @@ The result on stdout is one REPOSITORY@DIGEST line for each image listed.`,
 }
 
 func (a *app) trustPublish(ctx context.Context, f publishFlags) error {
+	out, repo, err := a.publishOnce(ctx, f)
+	if err != nil {
+		return err
+	}
+	a.sayPublication(repo, out)
+	if f.json {
+		return json.NewEncoder(a.stdout).Encode(out)
+	}
+	for _, image := range out.Listed {
+		if _, err := fmt.Fprintln(a.stdout, image); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publishOnce runs the publisher once and names the repository that it wrote.
+func (a *app) publishOnce(ctx context.Context, f publishFlags) (out trust.Publication, repo string, err error) {
 	if f.onlineKey == "" {
-		return usageError{errors.New("missing --online-key KEY")}
+		return out, "", usageError{errors.New("missing --online-key KEY")}
 	}
 	options, err := a.clientOptions(f.trustFlags, "publisher")
 	if err != nil {
-		return err
+		return out, "", err
 	}
 	keys, err := a.loadKeys(ctx, []string{f.onlineKey}, f.keys)
 	if err != nil {
-		return err
+		return out, "", err
 	}
 	p, err := trust.OpenPublisher(trust.PublisherOptions{ClientOptions: options, OnlineKey: keys[0], ExpectVersion: f.expectVersion})
 	if err != nil {
-		return err
+		return out, "", err
 	}
-	out, err := p.Publish(ctx)
-	if err != nil {
-		return err
-	}
-	return a.printPublication(options.Repository, out, f.json)
+	out, err = p.Publish(ctx)
+	return out, options.Repository, err
 }
 
-func (a *app) printPublication(repo string, p trust.Publication, asJSON bool) error {
+// sayPublication tells what was done beside listing, and why not all was.
+func (a *app) sayPublication(repo string, p trust.Publication) {
 	for _, r := range p.Waiting {
 		a.progress("waiting %s: %s", r.Image, r.Reason)
 	}
 	for _, r := range p.Refused {
 		a.progress("refused %s %s: %s", r.Entry, r.Image, r.Reason)
 	}
+	for _, image := range p.Listed {
+		a.progress("listed %s", image)
+	}
 	for _, tag := range p.Tags {
 		a.progress("tag %s moved", tag)
 	}
 	a.progress("published %s version %d, fresh until %s", repo, p.Version, p.Expires.Format(time.RFC3339))
-	if asJSON {
-		return json.NewEncoder(a.stdout).Encode(p)
-	}
-	for _, image := range p.Listed {
-		if _, err := fmt.Fprintln(a.stdout, image); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func newTrustStatusCommand(a *app) *cobra.Command {

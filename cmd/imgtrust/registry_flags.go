@@ -19,5 +19,5 @@ func (f *registryFlags) register(flags *pflag.FlagSet) {
 // registryClient returns a client with the credentials of the Docker config
 // and its helpers.
 func (a *app) registryClient(f registryFlags) *oci.Client {
-	return oci.New(oci.Options{Keychain: authn.DefaultKeychain, InsecureHTTP: f.insecureHTTP})
+	return oci.New(oci.Options{Keychain: authn.DefaultKeychain, InsecureHTTP: f.insecureHTTP, Mirrors: a.mirrors})
 }

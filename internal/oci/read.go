@@ -276,15 +276,15 @@ func (v *verifier) check() error {
 }
 
 // Tags lists the tags of a repository in the registry's order, following its
-// pages. More than max (0: 10,000) are ErrTooLarge; a repository without tags
-// may be ErrNotFound.
+// pages. Where there are more than max (0: 10,000), the first max come with
+// ErrTooLarge. A repository without tags may be ErrNotFound.
 func (c *Client) Tags(ctx context.Context, repo string, max int) ([]string, error) {
 	if max <= 0 {
 		max = defaultTags
 	}
 	tags, err := c.tags(ctx, repo, max)
 	if err != nil {
-		return nil, fmt.Errorf("listing tags of %s: %w", repo, err)
+		return tags, fmt.Errorf("listing tags of %s: %w", repo, err)
 	}
 	return tags, nil
 }
@@ -312,7 +312,7 @@ func (c *Client) tags(ctx context.Context, repo string, max int) ([]string, erro
 			}
 		}
 		if len(all) > max {
-			return nil, fmt.Errorf("%w: more than %d", ErrTooLarge, max)
+			return all[:max], fmt.Errorf("%w: more than %d", ErrTooLarge, max)
 		}
 		switch {
 		case next != nil && fresh == 0:
