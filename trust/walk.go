@@ -161,17 +161,12 @@ func (w *walk) timestamp() error {
 // snapshot verifies the snapshot that the timestamp names and refuses one in
 // which any role went back (TUF 5.5), then reads the tombstones.
 func (w *walk) snapshot() error {
-	if w.old.Snapshot != "" {
-		// Expired, or of another version than the timestamp's: it still
-		// serves as the floor for the versions of the new one.
-		_, err := w.set.UpdateSnapshot([]byte(w.old.Snapshot), true)
-		if err != nil && w.set.Snapshot == nil {
-			return fmt.Errorf("persisted state: %w", tufError(metadata.SNAPSHOT, err))
-		}
-	}
 	name := versioned(w.set.Timestamp.Signed.Meta["snapshot.json"].Version, metadata.SNAPSHOT)
 	data, err := w.next.mustRead(w.ctx, name, maxSnapshot)
 	if err != nil {
+		return err
+	}
+	if err := w.oldSnapshot(data); err != nil {
 		return err
 	}
 	m, err := w.set.UpdateSnapshot(data, false)
@@ -185,6 +180,20 @@ func (w *walk) snapshot() error {
 	w.raw.Snapshot = string(data)
 	w.revoked, err = id.tombstones()
 	return err
+}
+
+// oldSnapshot loads the snapshot seen last, as the floor for the versions of
+// the next one. It may have expired, or be of another version than the
+// timestamp's. The same bytes again are no older: decoding a large snapshot
+// twice is most of what a look-up costs when nothing has changed.
+func (w *walk) oldSnapshot(next []byte) error {
+	if w.old.Snapshot == "" || w.old.Snapshot == string(next) {
+		return nil
+	}
+	if _, err := w.set.UpdateSnapshot([]byte(w.old.Snapshot), true); err != nil && w.set.Snapshot == nil {
+		return fmt.Errorf("persisted state: %w", tufError(metadata.SNAPSHOT, err))
+	}
+	return nil
 }
 
 // targets verifies targets.json (TUF 5.6) and that it delegates to bins in the
