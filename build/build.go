@@ -33,6 +33,7 @@ import (
 	_ "github.com/moby/buildkit/client/connhelper/kubepod"         // kube-pod://
 	_ "github.com/moby/buildkit/client/connhelper/podmancontainer" // podman-container://
 	_ "github.com/moby/buildkit/client/connhelper/ssh"             // ssh://
+	"github.com/sirupsen/logrus"
 )
 
 // Options of a build. Reference and one of Push and Layout must be set, and
@@ -73,7 +74,7 @@ type Options struct {
 	Progress    string       // auto, plain, tty, quiet or rawjson; "": auto
 	ProgressOut io.Writer    // nil: no progress
 	Notice      func(string) // one line of talk, such as waiting for a lock; nil: none
-	DaemonLog   io.Writer    // the embedded daemon's own log, for its debugging; nil: none
+	DaemonLog   io.Writer    // the log of BuildKit's client and embedded daemon, for their debugging; nil: none
 }
 
 // Result is an image that has been pushed or written.
@@ -92,6 +93,7 @@ func Image(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	quiet(o.DaemonLog)
 	b, err := p.connect(ctx)
 	if err != nil {
 		return Result{}, plain(ctx, err)
@@ -115,6 +117,16 @@ func Image(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	return r, out.commit()
+}
+
+// quiet sends the log of BuildKit's client and daemon to w. They log through the
+// process-wide logger of logrus, so it is set for the whole process and stays.
+func quiet(w io.Writer) {
+	logrus.SetOutput(io.Discard)
+	if w != nil {
+		logrus.SetOutput(w)
+		logrus.SetLevel(logrus.DebugLevel)
+	}
 }
 
 // builder is a BuildKit daemon in use.

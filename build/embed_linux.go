@@ -80,7 +80,6 @@ func (p *plan) embed(ctx context.Context) (_ *builder, err error) {
 	if os.Geteuid() != 0 {
 		return nil, withHint(errors.New("the embedded builder needs root or a user namespace"), "--builder ADDR uses a BuildKit daemon that runs already")
 	}
-	quiet(p.DaemonLog)
 	d := &daemon{state: p.StateDir, runc: p.runc, stopping: make(chan struct{})}
 	if err := d.open(ctx, p); err != nil {
 		return nil, err
@@ -94,16 +93,6 @@ func (p *plan) embed(ctx context.Context) (_ *builder, err error) {
 		return nil, fmt.Errorf("connecting to the embedded builder: %w", err)
 	}
 	return &builder{client: c, failed: failed, close: func() { c.Close(); d.stop() }}, nil
-}
-
-// quiet sends the daemon's log to w. BuildKit and containerd log through the
-// process-wide logger of logrus, so it is set for the whole process and stays.
-func quiet(w io.Writer) {
-	logrus.SetOutput(io.Discard)
-	if w != nil {
-		logrus.SetOutput(w)
-		logrus.SetLevel(logrus.DebugLevel)
-	}
 }
 
 // open takes the lock and puts the daemon together; after an error nothing of

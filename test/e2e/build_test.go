@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -280,6 +282,53 @@ func TestBuildErrors(t *testing.T) {
 	}
 }
 
+func TestBuildPushesPlainlyOnlyWhenTold(t *testing.T) {
+	needBuilder(t)
+	a := actors(t)[0]
+	listener, err := net.Listen("tcp4", net.JoinHostPort(address(t), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}}
+	server.Start()
+	defer server.Close()
+	dir := writeContext(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+	args := []string{"build", dir, "-t", listener.Addr().String() + "/x", "--push", "--progress", "quiet"}
+	if got := a.imgtrust(t, args...); got.code != 1 || got.stdout != "" || !strings.Contains(got.stderr, "HTTP response to HTTPS client") {
+		t.Errorf("exit code %d, stdout %q\n%s", got.code, got.stdout, got.stderr)
+	}
+	got := a.imgtrust(t, append(args, "--insecure-http")...)
+	if got.code != 0 {
+		t.Fatalf("exit code %d\n%s", got.code, got.stderr)
+	}
+	ref, err := name.ParseReference(strings.TrimSpace(got.stdout), name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := remote.Image(ref); err != nil {
+		t.Errorf("pushed by digest: %v", err)
+	}
+	if tags, err := remote.List(ref.Context()); err != nil || len(tags) != 0 {
+		t.Errorf("tags without a tag asked for: %v, %v", tags, err)
+	}
+}
+
+// address is one of this machine's that is not loopback.
+func address(t *testing.T) string {
+	t.Helper()
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range addrs {
+		if ip, ok := addr.(*net.IPNet); ok && ip.IP.To4() != nil && ip.IP.IsGlobalUnicast() {
+			return ip.IP.String()
+		}
+	}
+	need(t, false, "no address but loopback")
+	return ""
+}
+
 func TestBuildSecrets(t *testing.T) {
 	needBuilder(t)
 	dir := stepContext(t, "RUN --mount=type=secret,id=s,required,mode=0444 [\"/step\", \"print\", \"/run/secrets/s\"]\n")
@@ -288,7 +337,7 @@ func TestBuildSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 		args := []string{"build", dir, "-t", "example.com/x:v1", "-o", "oci:out", "--no-cache"}
-		for secret, want := range map[string]string{"id=s,src=secret": "from a file", "id=s,env=SHELL": os.Getenv("SHELL")} {
+		for secret, want := range map[string]string{"id=s,src=secret": "from a file", "id=s,env=HOME": a.home} {
 			got := a.imgtrust(t, append(args, "--secret", secret)...)
 			if got.code != 0 || !strings.Contains(got.stderr, want) {
 				t.Errorf("as %s, %s: exit code %d\n%s", a.name, secret, got.code, got.stderr)
