@@ -37,6 +37,9 @@ const (
 	scaleTeams    = 20
 	scaleServices = 10 // repositories of a team
 	perImage      = 4  // targets: the digest, the tag, two children
+
+	lookedUp  = 16 // images that the benchmarks look up
+	published = 64 // images that they publish in addition
 )
 
 // fleet is a number of listed images, each the same every time it is asked for:
@@ -50,12 +53,13 @@ type fleet struct {
 	start   time.Time
 	bits    int
 	bins    [][]uint32 // per bin its targets: image*perImage + kind
+	touched []bool     // the bins that a benchmark reads
 }
 
 // newFleet spreads the targets of the images over 2^b bins.
 func newFleet(tb testing.TB, images, signers, b int) *fleet {
 	f := &fleet{images: images, signers: signers, second: scaleKey(tb), bits: b,
-		start: time.Date(2024, 6, 1, 0, 0, 0, 0, time.UTC), bins: make([][]uint32, 1<<b)}
+		start: time.Date(2024, 6, 1, 0, 0, 0, 0, time.UTC), bins: make([][]uint32, 1<<b), touched: make([]bool, 1<<b)}
 	for range scaleTeams {
 		f.teams = append(f.teams, scaleKey(tb))
 	}
@@ -63,6 +67,14 @@ func newFleet(tb testing.TB, images, signers, b int) *fleet {
 		for kind := range perImage {
 			n := binOf(f.name(i, kind), b)
 			f.bins[n] = append(f.bins[n], uint32(i*perImage+kind))
+		}
+	}
+	for kind := range perImage {
+		for i := range lookedUp {
+			f.touched[binOf(f.name(i, kind), b)] = true
+		}
+		for i := range published {
+			f.touched[binOf(f.name(images+i, kind), b)] = true
 		}
 	}
 	return f
@@ -172,9 +184,14 @@ func (f *fleet) target(i, kind int) (*metadata.TargetFiles, error) {
 	return e.target(f.digest(i, 0), f.size(i, 0))
 }
 
-// bin is a bin with all of its targets, not signed yet.
+// bin is a bin with all of its targets, not signed yet. In a large fleet the
+// bins that no benchmark reads stay empty, as nothing of them but their versions
+// and digests is ever sent: IMGTRUST_SCALE_FULL fills them, too.
 func (f *fleet) bin(n int) (*metadata.Metadata[metadata.TargetsType], error) {
 	m := metadata.Targets(f.start)
+	if !f.touched[n] && f.images > 10_000 && os.Getenv("IMGTRUST_SCALE_FULL") == "" {
+		return m, nil
+	}
 	for _, t := range f.bins[n] {
 		i, kind := int(t/perImage), int(t%perImage)
 		file, err := f.target(i, kind)
@@ -419,9 +436,7 @@ func TestScaleRequests(t *testing.T) {
 // BenchmarkScale measures look-ups and a publication at the sizes of
 // IMGTRUST_SCALE, numbers of images with commas between them.
 func BenchmarkScale(b *testing.B) {
-	for _, text := range strings.Split(cmp.Or(os.Getenv("IMGTRUST_SCALE"), "1000,10000"), ",") {
-		images, err := strconv.Atoi(text)
-		must(b, err)
+	for _, images := range scales(b) {
 		for signers := 1; signers <= 2; signers++ {
 			bits := binBits(images)
 			b.Run(fmt.Sprintf("images=%d/signers=%d", images, signers), func(b *testing.B) {
@@ -432,20 +447,73 @@ func BenchmarkScale(b *testing.B) {
 	}
 }
 
+func scales(b *testing.B) (images []int) {
+	for _, text := range strings.Split(cmp.Or(os.Getenv("IMGTRUST_SCALE"), "1000,10000"), ",") {
+		n, err := strconv.Atoi(text)
+		must(b, err)
+		images = append(images, n)
+	}
+	return images
+}
+
+// BenchmarkBins compares numbers of bins around the one that binBits chooses, by
+// what a cold look-up of a digest reads beside the top manifest.
+func BenchmarkBins(b *testing.B) {
+	for _, images := range scales(b) {
+		for signers := 1; signers <= 2; signers++ {
+			for bits := binBits(images) - 1; bits <= binBits(images)+1; bits++ {
+				b.Run(fmt.Sprintf("images=%d/signers=%d/bins=%d", images, signers, 1<<bits), func(b *testing.B) {
+					f := newFleet(b, images, signers, bits)
+					for b.Loop() {
+						f.reportBins(b)
+					}
+				})
+			}
+		}
+	}
+}
+
+func (f *fleet) reportBins(b *testing.B) {
+	const sample = 8 // bins
+	key, id := scaleKey(b), identity{Repository: strings.Repeat("0123456789abcdef", 2)}
+	var bins int
+	for n := range sample {
+		f.touched[n] = true
+		m, err := f.bin(n)
+		must(b, err)
+		stored, err := signBin(m, id, binName(n, f.bits), f.version(n), f.start, key)
+		must(b, err)
+		bins += len(stored.stored)
+	}
+	meta := map[string]*metadata.MetaFiles{"targets.json": metadata.MetaFile(1)}
+	for n := range 1 << f.bits {
+		meta[binName(n, f.bits)+".json"] = metadata.MetaFile(f.version(n))
+	}
+	_, data, err := signSnapshot(id, int64(f.images), meta, nil, f.start, key)
+	must(b, err)
+	snapshot, err := newFile("snapshot.json", metadataType, data)
+	must(b, err)
+	const descriptor = 207 // bytes of one in the index or in a bins manifest
+	manifests := descriptor * (groupSize(f.bits) + 1<<f.bits/groupSize(f.bits))
+	b.ReportMetric(float64(bins)/sample, "bin-B")
+	b.ReportMetric(float64(len(snapshot.stored)), "snapshot-B")
+	b.ReportMetric(float64(manifests), "manifests-B")
+	b.ReportMetric(float64(bins/sample+len(snapshot.stored)+manifests), "sum-B")
+}
+
 func (r *scaleRepository) bench(b *testing.B) {
-	const some = 16 // images looked up in turn
-	for i := range some {
+	for i := range lookedUp {
 		r.tagged(i)
 	}
-	state, publisher, next := b.TempDir(), b.TempDir(), r.images
+	state, publisher, next := b.TempDir(), b.TempDir(), 0
 	publish := func() {
-		r.list(r.open(publisher), next)
+		r.list(r.open(publisher), r.images+next%published)
 		next++
 	}
 	publish()
 	r.lookup(r.open(state), 0, false)
-	r.run(b, "cold-digest", nil, func(n int) { r.lookup(r.open(b.TempDir()), n%some, false) })
-	r.run(b, "cold-tag", nil, func(n int) { r.lookup(r.open(b.TempDir()), n%some, true) })
+	r.run(b, "cold-digest", nil, func(n int) { r.lookup(r.open(b.TempDir()), n%lookedUp, false) })
+	r.run(b, "cold-tag", nil, func(n int) { r.lookup(r.open(b.TempDir()), n%lookedUp, true) })
 	r.run(b, "warm", nil, func(int) { r.lookup(r.open(state), 0, false) })
 	r.run(b, "list-one", nil, func(int) { publish() })
 	r.run(b, "warm-changed", publish, func(int) { r.lookup(r.open(state), 0, false) })
