@@ -64,6 +64,9 @@ var ErrThrough = errors.New("not refused as it should be")
 
 // Run is the demo: the acts in their order.
 func Run(ctx context.Context, o Options) (report Report, err error) {
+	if err := o.complete(ctx); err != nil {
+		return report, cancelled(ctx, err)
+	}
 	w, err := newWorld(ctx, o)
 	if err != nil {
 		return report, err

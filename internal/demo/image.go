@@ -31,7 +31,7 @@ var serviceTime = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // build builds the image and pushes it.
 func (w *world) build(ctx context.Context) error {
-	o, err := w.buildOptions(ctx)
+	o, err := w.buildOptions()
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,39 @@ func (w *world) failedBuild(ctx context.Context, reference string, log *tail, er
 	return fmt.Errorf("building %s: %w", reference, err)
 }
 
-func (w *world) buildOptions(ctx context.Context) (build.Options, error) {
+// complete looks for what the machine must have, before anything is started.
+func (o *Options) complete(ctx context.Context) (err error) {
+	if o.Runc, err = build.FindRunc(o.Runc); err != nil {
+		return err
+	}
+	if o.Context != "" {
+		if _, err := os.Stat(filepath.Join(o.Context, "Dockerfile")); err != nil {
+			return noDockerfile{err}
+		}
+		return nil
+	}
+	if o.Contexts["gosdk"] != "" {
+		return nil
+	}
+	sdk, err := findSDK(ctx)
+	o.Contexts = maps.Clone(o.Contexts)
+	if o.Contexts == nil {
+		o.Contexts = map[string]string{}
+	}
+	o.Contexts["gosdk"] = sdk
+	return err
+}
+
+// noDockerfile is a directory that is not what was meant.
+type noDockerfile struct{ error }
+
+func (e noDockerfile) Unwrap() error { return e.error }
+
+func (noDockerfile) Hint() string {
+	return "give the directory of a Dockerfile, or none for the demo's own service"
+}
+
+func (w *world) buildOptions() (build.Options, error) {
 	o := build.Options{
 		Context: w.Context, Contexts: w.Contexts,
 		Reference: w.host + "/shop/web:v1", Push: true,
@@ -69,18 +101,7 @@ func (w *world) buildOptions(ctx context.Context) (build.Options, error) {
 	if w.Context != "" {
 		return o, nil
 	}
-	sdk, err := findSDK(ctx)
-	if err != nil {
-		return o, err
-	}
 	o.Context = filepath.Join(w.dir, "service")
-	o.Contexts = maps.Clone(w.Contexts)
-	if o.Contexts == nil {
-		o.Contexts = map[string]string{}
-	}
-	if o.Contexts["gosdk"] == "" {
-		o.Contexts["gosdk"] = sdk
-	}
 	o.Args = map[string]string{"VERSION": "v1"}
 	o.Epoch = &serviceTime
 	return o, writeService(o.Context)

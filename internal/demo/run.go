@@ -11,7 +11,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/imgtrust/imgtrust/build"
 	"github.com/imgtrust/imgtrust/internal/layer"
 	"github.com/imgtrust/imgtrust/internal/oci"
 	"github.com/imgtrust/imgtrust/policy"
@@ -26,10 +25,6 @@ func (w *world) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	runc, err := build.FindRunc(w.Runc)
-	if err != nil {
-		return err
-	}
 	port, err := freePort()
 	if err != nil {
 		return err
@@ -38,7 +33,7 @@ func (w *world) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := startContainer(ctx, runc, filepath.Join(w.dir, "runc"), bundle, spec)
+	c, err := startContainer(ctx, w.Runc, filepath.Join(w.dir, "runc"), bundle, spec)
 	if err != nil {
 		return err
 	}
