@@ -25,24 +25,28 @@ func TestMain(m *testing.M) {
 // TestScripts runs testdata/script/*.txtar, a tour of the program as its users
 // see it. Beside testscript's own commands the scripts have
 //
-//	exits CODE PROGRAM ARGS…    run it and require exactly this exit code
+//	exits CODE PROGRAM ARGS…    run it and require exactly this exit code, one
+//	                            error line at most, and no stack trace
 //	start NAME PROGRAM ARGS…    run it in the background and wait for its first
 //	                            line on stdout, which $NAME then holds
-//	stop NAME [CODE]            interrupt it and require this exit code (0); its
+//	interrupt NAME [CODE]       interrupt it and require this exit code (0); its
 //	                            output is then in the files NAME.stdout, NAME.stderr
 //	waitfor FILE                wait until the file exists
+//
+// and those of scriptCommands.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("..", "..", "testdata", "script"),
 		Setup:               setupScript,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":   exits,
-			"start":   startProgram,
-			"stop":    stopProgram,
-			"waitfor": waitFor,
-		},
+		ContinueOnError:     true,
+		Cmds: merged(scriptCommands(), map[string]func(*testscript.TestScript, bool, []string){
+			"exits":     exits,
+			"start":     startProgram,
+			"interrupt": interruptProgram,
+			"waitfor":   waitFor,
+		}),
 	})
 }
 
@@ -64,6 +68,19 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: exits CODE PROGRAM ARGS...")
 	}
 	requireExit(ts, args[0], ts.Exec(args[1], args[2:]...))
+	requireTidy(ts, ts.ReadFile("stderr"))
+}
+
+// requireTidy allows one error line at most, and no stack trace.
+func requireTidy(ts *testscript.TestScript, stderr string) {
+	if strings.Count("\n"+stderr, "\nimgtrust: error: ") > 1 {
+		ts.Fatalf("more than one error line")
+	}
+	for _, trace := range []string{"panic:", "goroutine 1 ", "goroutine 0 ", "\x1b"} {
+		if strings.Contains(stderr, trace) {
+			ts.Fatalf("stderr holds %q", trace)
+		}
+	}
 }
 
 func requireExit(ts *testscript.TestScript, want string, err error) {
@@ -148,9 +165,9 @@ func firstLine(file string, p *program) (string, error) {
 	}
 }
 
-func stopProgram(ts *testscript.TestScript, neg bool, args []string) {
+func interruptProgram(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 || len(args) > 2 {
-		ts.Fatalf("usage: stop NAME [CODE]")
+		ts.Fatalf("usage: interrupt NAME [CODE]")
 	}
 	running := ts.Value(runningKey{}).(map[string]*program)
 	p := running[args[0]]
@@ -164,6 +181,7 @@ func stopProgram(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(p.cmd.Process.Signal(syscall.SIGINT))
 	requireExit(ts, want, <-p.done)
+	requireTidy(ts, ts.ReadFile(args[0]+".stderr"))
 }
 
 func waitFor(ts *testscript.TestScript, neg bool, args []string) {
