@@ -82,7 +82,7 @@ func (p *Publisher) inboxTags(ctx context.Context) ([]string, error) {
 	switch {
 	case errors.Is(err, oci.ErrNotFound):
 		return nil, nil // nothing was ever signed
-	case errors.Is(err, oci.ErrTooLarge):
+	case errors.Is(err, oci.ErrTooLarge) && len(all) > 0:
 		// A flooded inbox is worked off a part at a time.
 	case err != nil:
 		return nil, fmt.Errorf("listing the inbox %s: %w", p.client.Inbox(), err)
