@@ -385,8 +385,8 @@ func drain(ctx context.Context, src oci.Source, d v1.Descriptor) error {
 
 func (d *decider) reference() oci.Reference {
 	ref := oci.Reference{Repository: d.name.Repository, Digest: d.image.Digest}
-	if ref.Digest == (v1.Hash{}) {
-		ref.Tag = d.name.Tag
+	if ref.Digest == (v1.Hash{}) { // nothing was resolved: what was asked
+		ref.Tag, ref.Digest = d.name.Tag, d.name.Digest
 	}
 	return ref
 }
