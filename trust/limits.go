@@ -20,13 +20,17 @@ const (
 
 	notInline       = 0        // for what most readers have or do not need
 	maxInline       = 8 << 10  // stored bytes up to which metadata is inlined in its descriptor
-	maxInlinePolicy = 16 << 10 // the same for the policy: about 70 signers
+	maxInlinePolicy = 16 << 10 // the same for the policy: about 200 signers
 	compressAbove   = 1 << 10  // files larger than this are stored compressed
 
-	maxEnvelopes  = 8    // envelopes kept per target, the newest per signer
-	maxIndexes    = 8    // indexes that a child's entry names
-	maxTombstones = 4096 // entries of the revoked list
-	maxCached     = 1024 // files of the blob cache
+	maxEnvelopes  = 8          // envelopes kept per target, the newest per signer
+	maxIndexes    = 8          // indexes that a child's entry names
+	maxTombstones = 4096       // entries of the revoked list
+	maxReason     = 512        // bytes of a tombstone's reason
+	maxRemembered = 50_000     // tombstones, and tags, that a state directory remembers
+	maxEntry      = 96 << 10   // bytes of the statements of one target
+	maxBinEntries = maxBin / 4 // bytes of all entries of a bin, when written
+	maxCached     = 1024       // files of the blob cache
 
 	maxInboxEntry   = 64 << 10            // bytes of one inbox bundle
 	maxInboxEntries = 20_000              // entries that one publish reads
