@@ -51,7 +51,10 @@ func decodeManifest(data []byte, want types.MediaType) (manifest, error) {
 	if err := attest.UnmarshalStrict(data, &m, true); err != nil {
 		return m, invalid("trust index: %w", err)
 	}
-	if m.SchemaVersion != 2 || m.MediaType != want || m.ArtifactType != ArtifactType {
+	// skopeo 1.9 writes the index anew without its artifact type. Nothing rests
+	// on that: the parts are named by annotations, and signed.
+	dropped := m.ArtifactType == "" && want == types.OCIImageIndex
+	if m.SchemaVersion != 2 || m.MediaType != want || m.ArtifactType != ArtifactType && !dropped {
 		return m, invalid("not a trust index: media type %.80q, artifact type %.80q", m.MediaType, m.ArtifactType)
 	}
 	return m, nil
@@ -199,6 +202,21 @@ func parseGroup(d v1.Descriptor) (group, error) {
 		return group{}, invalid("trust index: manifest %s has no valid range of bins: %.40q", d.Digest, d.Annotations[binsKey])
 	}
 	return group{d, int(first), int(last)}, nil
+}
+
+// checkGroups checks that the groups hold each of 2^b bins once, in order.
+func checkGroups(groups []group, b int) error {
+	next := 0
+	for _, g := range groups {
+		if g.first != next {
+			return invalid("trust index: bin %d is held by no manifest or by two", next)
+		}
+		next = g.last + 1
+	}
+	if next != 1<<b {
+		return invalid("trust index: it holds %d bins instead of %d", next, 1<<b)
+	}
+	return nil
 }
 
 // groupOf finds the group that holds a bin, by the ranges of the descriptors.
