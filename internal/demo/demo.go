@@ -36,6 +36,8 @@ type Options struct {
 
 	Say      func(string) // one line of talk; nil: none
 	Progress io.Writer    // the build's progress, for a terminal; nil: shown only when the build fails
+
+	memory bool // the registry keeps nothing on disk; for tests with small images
 }
 
 // Report is what the demo has seen. Its JSON form is a contract.

@@ -23,7 +23,7 @@ import (
 // released is a world in which an image made in memory is signed and listed.
 func released(t *testing.T) *world {
 	t.Helper()
-	w, err := newWorld(t.Context(), Options{Say: func(s string) { t.Log(s) }})
+	w, err := newWorld(t.Context(), Options{memory: true, Say: func(s string) { t.Log(s) }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,8 +59,12 @@ func newWorld(ctx context.Context, o Options) (*world, error) {
 }
 
 func (w *world) serve(ctx context.Context) (err error) {
+	o := registry.Options{Dir: filepath.Join(w.dir, "registry")}
+	if w.memory {
+		o.Dir = ""
+	}
 	// The registry outlives ctx until close, for a clean end of what uses it.
-	w.registry, err = registry.Start(context.WithoutCancel(ctx), registry.Options{Dir: filepath.Join(w.dir, "registry")})
+	w.registry, err = registry.Start(context.WithoutCancel(ctx), o)
 	if err != nil {
 		return err
 	}

@@ -343,6 +343,7 @@ func debian(t *testing.T) string {
 	if err := to.AppendImage(img); err != nil {
 		t.Fatal(err)
 	}
+	command(t, "chmod", "-R", "a+rX", base) // for the ordinary user
 	return base
 }
 
