@@ -26,6 +26,13 @@ import (
 func (p *Policy) Decide(envelopes []attest.Envelope, f Facts, now time.Time) Verdict {
 	index, pattern := p.find(f.Repository)
 	votes := p.votes(envelopes, index)
+	v := p.judge(votes, index, pattern, len(envelopes), f, now)
+	v.Committed = allCommitted(votes, f.Digest)
+	return v
+}
+
+// judge is Decide for the votes of the rule at index.
+func (p *Policy) judge(votes []vote, index int, pattern string, envelopes int, f Facts, now time.Time) Verdict {
 	if reason := p.deniedBy(f.Digest, votes); reason != "" {
 		return Verdict{Code: Denied, Reasons: []string{reason}}
 	}
@@ -33,7 +40,7 @@ func (p *Policy) Decide(envelopes []attest.Envelope, f Facts, now time.Time) Ver
 		return Verdict{Code: NoRule, Reasons: []string{fmt.Sprintf("no rule matches %q", f.Repository)}}
 	}
 	t := &tally{rule: &p.rules[index], name: ruleName(index), facts: f, now: now}
-	v := t.decide(votes, len(envelopes))
+	v := t.decide(votes, envelopes)
 	v.Rule, v.Audit = t.name+" "+pattern, t.rule.audit
 	v.NoCache = slices.ContainsFunc(t.rule.conditions, func(c condition) bool { return c.readsNow })
 	return v
@@ -126,6 +133,19 @@ func committed(s *attest.ReleaseStatement, digest string) []string {
 		}
 	}
 	return all
+}
+
+// allCommitted are the digests that the statements about digest commit it to,
+// sorted.
+func allCommitted(votes []vote, digest string) []string {
+	var all []string
+	for _, v := range votes {
+		if v.statement != nil && about(v.statement, digest) {
+			all = append(all, committed(v.statement, digest)...)
+		}
+	}
+	slices.Sort(all)
+	return slices.DeleteFunc(slices.Compact(all), func(d string) bool { return d == "" })
 }
 
 // tally counts votes for one rule and collects why others do not count.

@@ -163,6 +163,10 @@ type Verdict struct {
 	Rule    string   // "rules[1] registry.example.com/payments/**"; "" when none
 	Audit   bool     // the rule only audits: callers allow, and say so; never with Denied or NoRule
 	Signers []Signer // counted, distinct, in order of name; below the threshold those that did count
+	// Committed are the digests that the validly signed statements about the
+	// image bind to it, counted or not: their subjects, and the manifests and
+	// configs that the image covers. What revokes one of them revokes the image.
+	Committed []string
 	// Statement is the newest counted statement (nil when none counts).
 	Statement *attest.ReleaseStatement
 	// Time is the k-th newest Created among the signers, k the threshold: the

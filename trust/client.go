@@ -60,7 +60,8 @@ type view struct {
 	policy  *policy.Policy
 	revoked []Tombstone
 	bits    int
-	id      identity // of the newest root
+	id      identity  // of the newest root
+	until   time.Time // the earliest expiry of root, timestamp, snapshot and targets
 }
 
 // Open checks the bootstrap root and opens the state of its repository. It
@@ -130,7 +131,8 @@ func (c *Client) Refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.dir.commit(v.raw, v.revoked, c.opts.Now()); err != nil {
+	v.raw.Floor = c.now(old.Floor).UTC()
+	if err := c.dir.commit(v.raw, v.revoked); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -139,18 +141,33 @@ func (c *Client) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// current returns the verified view, refreshing first when there is none.
+// current returns the verified view, refreshing first when there is none or
+// when a role of it has expired.
 func (c *Client) current(ctx context.Context) (*view, error) {
-	c.mu.Lock()
-	v := c.view
-	c.mu.Unlock()
-	if v != nil {
+	if v := c.last(); v != nil && (c.opts.expiredOnline || c.Now().Before(v.until)) {
 		return v, nil
 	}
 	if err := c.Refresh(ctx); err != nil {
 		return nil, err
 	}
-	return c.current(ctx)
+	return c.last(), nil
+}
+
+// last is the view of the last good Refresh, nil before the first.
+func (c *Client) last() *view {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.view
+}
+
+// Now is the reference time of every decision on this state: the clock, but
+// never before the last good refresh.
+func (c *Client) Now() time.Time {
+	var floor time.Time
+	if v := c.last(); v != nil {
+		floor = v.raw.Floor
+	}
+	return c.now(floor)
 }
 
 // Policy returns the policy that the offline targets keys signed.
@@ -246,7 +263,7 @@ func (c *Client) trustBin(v *view, name string, data []byte) (bin *metadata.Meta
 	if err != nil {
 		return nil, tufError(name, err)
 	}
-	if _, err = checkRole(v.id, bin.Signed.UnrecognizedFields, name, "bins", bin.Signed.Expires, c.opts.Now()); err != nil {
+	if _, err = checkRole(v.id, bin.Signed.UnrecognizedFields, name, "bins", bin.Signed.Expires, c.now(v.raw.Floor)); err != nil {
 		delete(v.set.Targets, name)
 		return nil, err
 	}
@@ -272,7 +289,7 @@ func (c *Client) now(floor time.Time) time.Time {
 }
 
 func (c *Client) checkUnexpired(expired func(time.Time) bool, role string) error {
-	if c.opts.expiredOnline || !expired(c.opts.Now()) {
+	if c.opts.expiredOnline || !expired(c.Now()) {
 		return nil
 	}
 	return &Error{Code: policy.MetadataExpired, Err: fmt.Errorf("%s has expired", role), Advice: expiryAdvice(role)}
@@ -319,14 +336,11 @@ func (c *Client) roleInfo(v *view, role string) RoleInfo {
 // Until is the earliest expiry among the top-level roles: no answer of this
 // view may be believed after it.
 func (c *Client) Until(ctx context.Context) (time.Time, error) {
-	chain, err := c.Chain(ctx)
-	var until time.Time
-	for _, r := range chain {
-		if until.IsZero() || r.Expires.Before(until) {
-			until = r.Expires
-		}
+	v, err := c.current(ctx)
+	if err != nil {
+		return time.Time{}, err
 	}
-	return until, err
+	return v.until, nil
 }
 
 // RememberTag records the time of a tag and refuses to go back: a smaller time

@@ -23,6 +23,9 @@ import (
 // it wrote stands; fold again on top of it.
 var ErrCollision = errors.New("another publisher wrote at the same time")
 
+// ErrFull says that a target or a bin has no room for more statements.
+var ErrFull = errors.New("too many bytes of statements")
+
 // Draft is the next version of a trust repository, prepared in memory on top of
 // a verified one. It makes no policy check: whoever holds the online key can
 // list anything, which is why readers check the signatures of what is listed. Use a
@@ -34,6 +37,7 @@ type Draft struct {
 	now    time.Time
 
 	bins    map[int]*metadata.Metadata[metadata.TargetsType] // loaded or changed
+	sizes   map[int]int                                      // bytes of the entries of a loaded bin
 	changed map[int]bool
 	revoked []Tombstone
 }
@@ -49,7 +53,7 @@ func (c *Client) NewDraft(ctx context.Context, online crypto.Signer) (*Draft, er
 	}
 	return &Draft{
 		client: c, view: v, online: online, now: c.opts.Now().UTC().Truncate(time.Second),
-		bins: map[int]*metadata.Metadata[metadata.TargetsType]{}, changed: map[int]bool{},
+		bins: map[int]*metadata.Metadata[metadata.TargetsType]{}, sizes: map[int]int{}, changed: map[int]bool{},
 		revoked: slices.Clone(v.revoked),
 	}, nil
 }
@@ -76,9 +80,18 @@ func (d *Draft) ListDigest(ctx context.Context, repository string, digest v1.Has
 	})
 }
 
-// ListTag points a tag to a digest, with the statements that name the tag for it.
+// ListTag points a tag to a digest, with the statements that name the tag for
+// it. The entry carries the time at which the digest was listed, so that
+// publisher and reader judge it by the same.
 func (d *Draft) ListTag(ctx context.Context, repository, tag string, digest v1.Hash, size int64, statements []attest.Envelope) error {
+	listed, exists, err := d.Lookup(ctx, DigestTarget(repository, digest))
+	if err != nil {
+		return err
+	}
 	return d.edit(ctx, TagTarget(repository, tag), digest, size, func(e *entry) error {
+		if exists {
+			e.Listed = listed.Listed
+		}
 		return e.setEnvelopes(statements)
 	})
 }
@@ -98,7 +111,11 @@ func (e *entry) setEnvelopes(statements []attest.Envelope) error {
 		return fmt.Errorf("%d statements, at most %d are listed", len(statements), maxEnvelopes)
 	}
 	e.Envelopes = nil
+	bytes := 0
 	for _, s := range statements {
+		if bytes += len(s.Payload); bytes > maxEntry {
+			return fmt.Errorf("%w: a target takes %d", ErrFull, maxEntry)
+		}
 		stored, err := storeEnvelope(s)
 		if err != nil {
 			return err
@@ -128,11 +145,24 @@ func (d *Draft) edit(ctx context.Context, name string, digest v1.Hash, size int6
 	if err := change(&e); err != nil {
 		return fmt.Errorf("listing %s: %w", name, err)
 	}
-	if bin.Signed.Targets[name], err = e.target(digest, size); err != nil {
+	t, err := e.target(digest, size)
+	if err != nil {
 		return fmt.Errorf("listing %s: %w", name, err)
 	}
-	d.changed[n] = true
+	after := d.sizes[n] - entrySize(name, bin.Signed.Targets[name]) + entrySize(name, t)
+	if after > maxBinEntries {
+		return fmt.Errorf("listing %s: %w: its bin takes %d", name, ErrFull, maxBinEntries)
+	}
+	bin.Signed.Targets[name], d.sizes[n], d.changed[n] = t, after, true
 	return nil
+}
+
+// entrySize is about what a target adds to the bytes of its bin.
+func entrySize(name string, t *metadata.TargetFiles) int {
+	if t == nil || t.Custom == nil {
+		return 0
+	}
+	return len(name) + len(*t.Custom)
 }
 
 // Lookup finds a target in the draft: what is listed so far.
@@ -171,6 +201,9 @@ func (d *Draft) bin(ctx context.Context, n int) (*metadata.Metadata[metadata.Tar
 	if bin.Signed.Targets == nil {
 		bin.Signed.Targets = map[string]*metadata.TargetFiles{}
 	}
+	for name, t := range bin.Signed.Targets {
+		d.sizes[n] += entrySize(name, t)
+	}
 	d.bins[n] = &bin
 	return &bin, nil
 }
@@ -187,12 +220,15 @@ type Published struct {
 // uploads what is new, switches the tag with one request, and reads it back as
 // a client would. When another publisher was faster it returns ErrCollision.
 func (d *Draft) Publish(ctx context.Context) (Published, error) {
-	w := &writer{registry: d.client.opts.Registry, repository: d.client.opts.Repository}
+	if err := checkTombstones(d.revoked); err != nil {
+		return Published{}, err
+	}
+	w := &writer{registry: d.client.opts.Registry, repository: d.client.opts.Repository, base: describe("", d.view.raw.Index).Digest}
 	groups, versions, err := d.writeBins(ctx, w)
 	if err != nil {
 		return Published{}, err
 	}
-	top := maps.Clone(d.view.top)
+	top := d.keptFiles()
 	timestamp, err := d.writeOnline(w, top, versions)
 	if err != nil {
 		return Published{}, err
@@ -229,7 +265,9 @@ func (d *Draft) writeGroup(ctx context.Context, w *writer, g group, versions map
 			if err != nil {
 				return v1.Descriptor{}, err
 			}
-			layers = maps.Clone(old)
+			if layers, err = d.keptBins(g, old); err != nil {
+				return v1.Descriptor{}, err
+			}
 		}
 		name, bin := binName(n, d.view.bits), d.bins[n]
 		delete(layers, versioned(bin.Signed.Version, name))
@@ -246,11 +284,43 @@ func (d *Draft) writeGroup(ctx context.Context, w *writer, g group, versions map
 	return w.addGroup(layers, rangeText(g.first, g.last, d.view.bits))
 }
 
+// keptBins are the layers of a group that the snapshot names: each bin in its
+// version, and nothing else. A group that lacks one is not built on.
+func (d *Draft) keptBins(g group, layers map[string]v1.Descriptor) (map[string]v1.Descriptor, error) {
+	kept := map[string]v1.Descriptor{}
+	for n := g.first; n <= g.last; n++ {
+		name := binName(n, d.view.bits)
+		meta := d.view.set.Snapshot.Signed.Meta[name+".json"]
+		if meta == nil {
+			return nil, invalid("snapshot: it does not name %s", name)
+		}
+		layer, ok := layers[versioned(meta.Version, name)]
+		if !ok {
+			return nil, invalid("the trust index does not hold version %d of %s that the snapshot names", meta.Version, name)
+		}
+		kept[versioned(meta.Version, name)] = layer
+	}
+	return kept, nil
+}
+
+// keptFiles are the files of the top manifest that the next one keeps: the
+// roots, the targets and the policy. What else stands there is not carried on.
+func (d *Draft) keptFiles() map[string]v1.Descriptor {
+	targets := d.view.set.Targets[metadata.TARGETS].Signed
+	keep := map[string]bool{
+		versioned(targets.Version, metadata.TARGETS): true, policyFileName(targets.Targets[policyName]): true,
+	}
+	for v := int64(1); v <= d.view.set.Root.Signed.Version; v++ {
+		keep[versioned(v, metadata.ROOT)] = true
+	}
+	top := maps.Clone(d.view.top)
+	maps.DeleteFunc(top, func(name string, _ v1.Descriptor) bool { return !keep[name] })
+	return top
+}
+
 // writeOnline signs the snapshot and the timestamp into the top manifest.
 func (d *Draft) writeOnline(w *writer, top map[string]v1.Descriptor, versions map[string]int64) (*metadata.TimestampType, error) {
 	old := d.view.set
-	delete(top, versioned(old.Snapshot.Signed.Version, metadata.SNAPSHOT))
-	delete(top, "timestamp.json")
 	meta := make(map[string]*metadata.MetaFiles, len(old.Snapshot.Signed.Meta))
 	for name, m := range old.Snapshot.Signed.Meta {
 		meta[name] = metadata.MetaFile(m.Version)
@@ -297,6 +367,7 @@ func (d *Draft) readBack(ctx context.Context, wrote v1.Hash) error {
 type writer struct {
 	registry   *oci.Client
 	repository string
+	base       v1.Hash // the index that this one follows; zero for a first one
 	blobs      []file
 	manifests  [][]byte
 	bytes      int64
@@ -346,12 +417,31 @@ func (w *writer) finish(ctx context.Context, top map[string]v1.Descriptor, group
 	if err := w.uploadManifests(ctx); err != nil {
 		return v1.Hash{}, err
 	}
+	if err := w.checkBase(ctx); err != nil {
+		return v1.Hash{}, err
+	}
 	w.bytes += int64(len(index))
 	h, err := w.registry.PutManifest(ctx, w.repository, Tag, types.OCIImageIndex, index)
 	if err != nil {
 		return h, fmt.Errorf("switching the tag %s of %s: %w", Tag, w.repository, err)
 	}
 	return h, nil
+}
+
+// checkBase looks once more, right before the switch, whether the tag still
+// points to the index that this one follows.
+func (w *writer) checkBase(ctx context.Context) error {
+	if w.base == (v1.Hash{}) {
+		return nil
+	}
+	d, err := w.registry.Resolve(ctx, oci.Reference{Repository: w.repository, Tag: Tag})
+	if err != nil {
+		return fmt.Errorf("looking at the trust index before switching it: %w", err)
+	}
+	if d.Digest != w.base {
+		return fmt.Errorf("%w: the tag points to %s, this follows %s", ErrCollision, d.Digest, w.base)
+	}
+	return nil
 }
 
 func (w *writer) uploadBlobs(ctx context.Context) error {

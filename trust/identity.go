@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/imgtrust/imgtrust/internal/attest"
@@ -37,6 +38,37 @@ type Tombstone struct {
 	Since  time.Time `json:"since,omitzero"`
 	Date   time.Time `json:"date"`
 	Reason string    `json:"reason"`
+}
+
+// key tells what a tombstone revokes.
+func (t Tombstone) key() string {
+	return t.Digest + " " + t.Signer + " " + t.Since.UTC().Format(time.RFC3339)
+}
+
+// check refuses a tombstone that names nothing, or too much.
+func (t Tombstone) check() error {
+	if (t.Digest == "") == (t.Signer == "") || len(t.Reason) > maxReason || len(t.Signer) > maxReason {
+		return fmt.Errorf("a tombstone names one digest or one signer, and a reason of at most %d bytes", maxReason)
+	}
+	if t.Digest != "" {
+		if _, err := v1.NewHash(t.Digest); err != nil {
+			return fmt.Errorf("tombstone: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkTombstones is the bound that writer and reader keep.
+func checkTombstones(list []Tombstone) error {
+	if len(list) > maxTombstones {
+		return fmt.Errorf("more than %d tombstones", maxTombstones)
+	}
+	for _, t := range list {
+		if err := t.check(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // identityOf decodes our part of a role strictly and checks that it is the
@@ -104,8 +136,8 @@ func (id identity) tombstones() ([]Tombstone, error) {
 	if id.Revoked == nil {
 		return nil, &Error{Code: policy.Unavailable, Err: fmt.Errorf("snapshot: the list of revoked digests is missing")}
 	}
-	if len(*id.Revoked) > maxTombstones {
-		return nil, &Error{Code: policy.Unavailable, Err: fmt.Errorf("snapshot: more than %d tombstones", maxTombstones)}
+	if err := checkTombstones(*id.Revoked); err != nil {
+		return nil, &Error{Code: policy.Unavailable, Err: fmt.Errorf("snapshot: %w", err)}
 	}
 	return *id.Revoked, nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/imgtrust/imgtrust/internal/attest"
 	"github.com/imgtrust/imgtrust/internal/oci"
+	"github.com/imgtrust/imgtrust/policy"
 )
 
 // inboxTag is the tag of an inbox entry: s- and the SHA-256 of the bundle.
@@ -28,15 +29,32 @@ type inboxEntry struct {
 	release  attest.ReleaseStatement
 }
 
-func (e inboxEntry) image() string { return e.release.Repository + "@" + e.digest.String() }
+func (e inboxEntry) image() string {
+	if e.release.Repository == "" {
+		return ""
+	}
+	return e.release.Repository + "@" + e.digest.String()
+}
 
-// readInbox reads the statements that wait, in the order of their tags. What
-// cannot be read as a statement is reported and left out: anyone with the right
-// to push may write here.
-func (p *Publisher) readInbox(ctx context.Context) ([]inboxEntry, []InboxResult, error) {
+// inbox is what was read from the inbox.
+type inbox struct {
+	statements []inboxEntry // signed by a signer of the policy
+	junk       []junkEntry  // to be refused and removed
+}
+
+// junkEntry is an entry that cannot count.
+type junkEntry struct {
+	inboxEntry
+	reason string
+}
+
+// readInbox reads the statements that wait, in the order of their tags. What is
+// no statement by a signer of the policy is kept apart at once: anyone with the
+// right to push may write here.
+func (p *Publisher) readInbox(ctx context.Context) (inbox, error) {
 	tags, err := p.inboxTags(ctx)
 	if err != nil {
-		return nil, nil, err
+		return inbox{}, err
 	}
 	entries := make([]inboxEntry, len(tags))
 	reasons := make([]error, len(tags))
@@ -49,27 +67,29 @@ func (p *Publisher) readInbox(ctx context.Context) ([]inboxEntry, []InboxResult,
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, nil, err
+		return inbox{}, err
 	}
-	return sortOut(tags, entries, reasons)
+	return sortOut(entries, reasons)
 }
 
-// sortOut parts the readable entries from the malformed ones. A registry that
-// fails is an error: "could not read" is not "is malformed".
-func sortOut(tags []string, entries []inboxEntry, reasons []error) (good []inboxEntry, refused []InboxResult, err error) {
+// sortOut parts the statements from the junk. An entry that the registry fails
+// to serve is neither: it is an error, beside what could be read.
+func sortOut(entries []inboxEntry, reasons []error) (inbox, error) {
+	var in inbox
+	var failed error
 	for i, reason := range reasons {
 		var malformed *malformedEntry
 		switch {
 		case reason == nil:
-			good = append(good, entries[i])
-		case errors.Is(reason, oci.ErrNotFound): // pruned in between
+			in.statements = append(in.statements, entries[i])
+		case errors.Is(reason, oci.ErrNotFound) && !errors.As(reason, &malformed): // pruned in between
 		case errors.As(reason, &malformed):
-			refused = append(refused, InboxResult{Entry: tags[i], Reason: reason.Error()})
-		default:
-			return nil, nil, fmt.Errorf("reading inbox entry %s: %w", tags[i], reason)
+			in.junk = append(in.junk, junkEntry{entries[i], reason.Error()})
+		case failed == nil:
+			failed = fmt.Errorf("reading inbox entry %s: %w", entries[i].tag, reason)
 		}
 	}
-	return good, refused, nil
+	return in, failed
 }
 
 // malformedEntry is an entry that is not what an inbox holds.
@@ -108,10 +128,20 @@ func (p *Publisher) readEntry(ctx context.Context, tag string) (inboxEntry, erro
 		return e, &malformedEntry{fmt.Errorf("it does not hold the one bundle that its tag names")}
 	}
 	data, err := p.opts.Registry.Blob(ctx, ref.Repository, m.Layers[0], maxInboxEntry)
+	if errors.Is(err, oci.ErrNotFound) {
+		return e, &malformedEntry{fmt.Errorf("its bundle is missing: %w", err)}
+	}
 	if err != nil {
 		return e, wrongIsMalformed(err)
 	}
-	return e.decode(data)
+	if e, err = e.decode(data); err != nil {
+		return e, err
+	}
+	if _, known := p.client.last().policy.Signer(e.envelope); !known {
+		e.envelope = attest.Envelope{}
+		return e, &malformedEntry{fmt.Errorf("%s: it is not signed by a signer of the policy", policy.BadSignature)}
+	}
+	return e, nil
 }
 
 func (e inboxEntry) decode(data []byte) (inboxEntry, error) {

@@ -90,7 +90,7 @@ func (e entry) target(digest v1.Hash, size int64) (*metadata.TargetFiles, error)
 // listing decodes a target of a verified bin, strictly and within bounds.
 func listing(name string, t *metadata.TargetFiles) (Listing, entry, error) {
 	var e entry
-	if t.Custom == nil {
+	if t == nil || t.Custom == nil {
 		return Listing{}, e, invalid("target %s: no custom part", name)
 	}
 	if err := attest.UnmarshalStrict(*t.Custom, &e, false); err != nil {

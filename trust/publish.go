@@ -43,7 +43,7 @@ type Publication struct {
 	Tags    []string      `json:"tags"`    // repo:tag, moved to a new digest or time
 	Waiting []InboxResult `json:"waiting"` // kept in the inbox: more signers are needed
 	Refused []InboxResult `json:"refused"` // dropped from the inbox
-	Pruned  int           `json:"pruned"`  // entries that an earlier publish had listed
+	Pruned  int           `json:"pruned"`  // entries removed: listed by an earlier publish, or refused
 }
 
 // InboxResult says what became of a statement and why.
@@ -64,7 +64,8 @@ func OpenPublisher(o PublisherOptions) (*Publisher, error) {
 }
 
 // Publish reads the inbox, lists what the policy allows, renews snapshot and
-// timestamp, and switches the tag. A collision with another publisher is
+// timestamp, and switches the tag. An inbox that cannot be read does not keep
+// the online roles from being renewed: it is reported after that. A collision with another publisher is
 // repaired by folding again on top of what that one wrote.
 func (p *Publisher) Publish(ctx context.Context) (Publication, error) {
 	unlock, err := p.lock(ctx)
@@ -75,17 +76,17 @@ func (p *Publisher) Publish(ctx context.Context) (Publication, error) {
 	if err := p.refresh(ctx); err != nil {
 		return Publication{}, err
 	}
-	statements, refused, err := p.readInbox(ctx)
-	if err != nil {
-		return Publication{}, err
+	in, inboxErr := p.readInbox(ctx)
+	if ctx.Err() != nil {
+		return Publication{}, ctx.Err()
 	}
-	f, done, err := p.foldAndSwitch(ctx, statements)
+	f, done, err := p.foldAndSwitch(ctx, in)
 	if err != nil {
 		return Publication{}, err
 	}
 	f.out.Published = done
-	f.out.Refused = append(refused, f.out.Refused...)
-	return f.out, p.prune(ctx, f)
+	err = p.prune(ctx, f)
+	return f.out, errors.Join(inboxErr, err)
 }
 
 // lock keeps a second publisher with the same state out.
@@ -109,10 +110,18 @@ func (p *Publisher) lock(ctx context.Context) (func(), error) {
 }
 
 func (p *Publisher) refresh(ctx context.Context) error {
+	old, err := p.client.dir.load()
+	if err != nil {
+		return err
+	}
 	if err := p.client.Refresh(ctx); err != nil {
 		return err
 	}
 	version := p.client.view.set.Timestamp.Signed.Version
+	if old.Timestamp == "" && p.opts.ExpectVersion == 0 && !p.client.Now().Before(p.client.view.until) {
+		return &Error{Code: policy.MetadataExpired, Err: fmt.Errorf("the trust index, version %d, has expired, and this publisher has no state that says it is the newest", version),
+			Advice: fmt.Sprintf("when it is known to be the newest, say so with --expect-version %d", version)}
+	}
 	if want := p.opts.ExpectVersion; want != 0 && want != version {
 		return &Error{Code: policy.RolledBack, Err: fmt.Errorf("the trust index has version %d, expected %d", version, want),
 			Advice: "another publisher ran, or an old index was put back: look at `imgtrust trust status`"}
@@ -121,10 +130,10 @@ func (p *Publisher) refresh(ctx context.Context) error {
 }
 
 // foldAndSwitch folds the statements and publishes, again on each collision.
-func (p *Publisher) foldAndSwitch(ctx context.Context, statements []inboxEntry) (*fold, Published, error) {
+func (p *Publisher) foldAndSwitch(ctx context.Context, in inbox) (*fold, Published, error) {
 	const attempts = 5
 	for attempt := 1; ; attempt++ {
-		f, err := p.fold(ctx, statements)
+		f, err := p.fold(ctx, in)
 		if err != nil {
 			return nil, Published{}, err
 		}
@@ -159,15 +168,18 @@ type subject struct {
 	digest     v1.Hash
 }
 
-func (p *Publisher) fold(ctx context.Context, statements []inboxEntry) (*fold, error) {
+func (p *Publisher) fold(ctx context.Context, in inbox) (*fold, error) {
 	draft, err := p.client.NewDraft(ctx, p.opts.OnlineKey)
 	if err != nil {
 		return nil, err
 	}
-	f := &fold{draft: draft, policy: draft.view.policy, now: p.opts.now()}
+	f := &fold{draft: draft, policy: draft.view.policy, now: p.client.Now()}
+	for _, j := range in.junk {
+		f.refuse([]inboxEntry{j.inboxEntry}, j.reason)
+	}
 	groups := map[subject][]inboxEntry{}
 	var order []subject
-	for _, s := range statements {
+	for _, s := range in.statements {
 		key := subject{s.release.Repository, s.digest}
 		if groups[key] == nil {
 			order = append(order, key)
@@ -180,13 +192,6 @@ func (p *Publisher) fold(ctx context.Context, statements []inboxEntry) (*fold, e
 		}
 	}
 	return f, nil
-}
-
-func (o ClientOptions) now() time.Time {
-	if o.Now == nil {
-		return time.Now()
-	}
-	return o.Now()
 }
 
 // subject folds the statements about one digest: decide as a node would, then
@@ -208,7 +213,12 @@ func (f *fold) subject(ctx context.Context, s subject, entries []inboxEntry) err
 	verdict := f.policy.Decide(envelopes, policy.Facts{Repository: s.repository, Digest: s.digest.String(), Listed: listed.Listed}, f.now)
 	switch verdict.Code {
 	case policy.Allowed:
-		return f.list(ctx, s, entries, envelopes, listed, verdict.Statement)
+		err := f.list(ctx, s, entries, envelopes, listed, verdict.Statement)
+		if errors.Is(err, ErrFull) {
+			f.refuse(entries, err.Error())
+			return nil
+		}
+		return err
 	case policy.ThresholdNotMet:
 		f.wait(entries, firstReason(verdict))
 	default:
@@ -223,7 +233,7 @@ func (f *fold) fresh(ctx context.Context, entries []inboxEntry, listed Listing) 
 	var fresh []inboxEntry
 	for _, e := range entries {
 		signer, known := f.policy.Signer(e.envelope)
-		if !known {
+		if !known { // the policy has changed since the inbox was read
 			f.refuse([]inboxEntry{e}, fmt.Sprintf("%s: it is not signed by a signer of the policy", policy.BadSignature))
 			continue
 		}
@@ -276,8 +286,17 @@ func (f *fold) covered(envelopes []attest.Envelope, e inboxEntry, signer string)
 		}
 		by, known := f.policy.Signer(l)
 		r, err := attest.DecodeRelease(l.Payload)
-		return known && err == nil && by.Name == signer && r.Created.After(e.release.Created)
+		return known && err == nil && by.Name == signer && laterStatement(r.Created, l.Payload, e.release.Created, e.envelope.Payload)
 	})
+}
+
+// laterStatement orders the statements of one signer: by time, and those of the
+// same second by their bytes.
+func laterStatement(at time.Time, payload []byte, than time.Time, other []byte) bool {
+	if c := at.Compare(than); c != 0 {
+		return c > 0
+	}
+	return string(payload) > string(other)
 }
 
 func firstReason(v policy.Verdict) string {
@@ -317,15 +336,19 @@ func (f *fold) newestPerSigner(listed []attest.Envelope, entries []inboxEntry) [
 			return
 		}
 		old, known := newest[signer.Name]
-		if !known || r.Created.After(old.created) || r.Created.Equal(old.created) && string(e.Payload) > string(old.envelope.Payload) {
+		if !known || laterStatement(r.Created, e.Payload, old.created, old.envelope.Payload) {
 			newest[signer.Name] = signed{e, r.Created}
 		}
 	}
 	for _, e := range listed {
 		add(e)
 	}
+	var arrived []attest.Envelope
 	for _, e := range entries {
-		add(e.envelope)
+		arrived = append(arrived, e.envelope)
+	}
+	for _, e := range WithoutRevoked(f.policy, f.draft.revoked, arrived, time.Time{}) {
+		add(e)
 	}
 	all := make([]signed, 0, len(newest))
 	for _, s := range newest {
@@ -399,7 +422,11 @@ func (f *fold) tag(ctx context.Context, s subject, tag string, size int64, entri
 		f.wait(naming, fmt.Sprintf("the digest is listed, but not under the tag %s: %s", tag, firstReason(verdict)))
 		return nil
 	}
-	if exists && current.Digest != s.digest && !f.newer(verdict.Time, s, current, tag) || samePayloads(old, envelopes) {
+	if exists && current.Digest != s.digest && !f.newer(verdict.Time, s, current, tag) {
+		f.wait(naming, fmt.Sprintf("the digest is listed, but the tag %s belongs to a newer release", tag))
+		return nil
+	}
+	if samePayloads(old, envelopes) {
 		return nil
 	}
 	f.out.Tags = append(f.out.Tags, name)
@@ -448,15 +475,32 @@ func (f *fold) refuse(entries []inboxEntry, reason string) {
 // listed: never what this one did, which another publisher may still undo.
 func (p *Publisher) prune(ctx context.Context, f *fold) error {
 	for _, e := range append(f.listed, f.drop...) {
-		err := p.opts.Registry.Delete(ctx, oci.Reference{Repository: p.client.Inbox(), Digest: e.manifest})
+		err := p.remove(ctx, e)
 		switch {
 		case err == nil:
 			f.out.Pruned++
 		case errors.Is(err, oci.ErrUnsupported), errors.Is(err, oci.ErrUnauthorized):
-			return nil // the registry keeps them: they are passed over each time
+			return nil // the registry keeps them: they are read and passed over each time
 		case !errors.Is(err, oci.ErrNotFound):
 			return fmt.Errorf("pruning the inbox: %w", err)
 		}
 	}
 	return nil
+}
+
+// remove deletes an entry by its manifest, then by its tag, which some
+// registries leave behind.
+func (p *Publisher) remove(ctx context.Context, e inboxEntry) error {
+	tag := oci.Reference{Repository: p.client.Inbox(), Tag: e.tag}
+	if e.manifest == (v1.Hash{}) { // too large to be read
+		return p.opts.Registry.Delete(ctx, tag)
+	}
+	if err := p.opts.Registry.Delete(ctx, tag.AtDigest(e.manifest)); err != nil {
+		return err
+	}
+	err := p.opts.Registry.Delete(ctx, tag)
+	if errors.Is(err, oci.ErrNotFound) || errors.Is(err, oci.ErrUnsupported) {
+		return nil
+	}
+	return err
 }

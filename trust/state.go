@@ -24,14 +24,18 @@ import (
 // saved is the persisted metadata: the exact bytes of one verified view. It is
 // one file, so that it is replaced whole or not at all.
 type saved struct {
-	Format    int       `json:"format"`
-	Floor     time.Time `json:"floor"` // local clock at the last good refresh
-	Index     []byte    `json:"index"`
-	Roots     []string  `json:"roots"` // after the bootstrap root, in order
-	Timestamp string    `json:"timestamp"`
-	Snapshot  string    `json:"snapshot"`
-	Targets   string    `json:"targets"`
-	Policy    string    `json:"policy"`
+	Format int       `json:"format"`
+	Floor  time.Time `json:"floor"` // local clock at the last good refresh
+	Index  []byte    `json:"index"`
+	// RootVersion is that of the newest root seen, whatever the bootstrap was.
+	RootVersion int64 `json:"rootVersion"`
+	// OnlineKeys are the key IDs by which Timestamp and Snapshot were verified.
+	OnlineKeys []string `json:"onlineKeys"`
+	Roots      []string `json:"roots"` // after the bootstrap root, in order
+	Timestamp  string   `json:"timestamp"`
+	Snapshot   string   `json:"snapshot"`
+	Targets    string   `json:"targets"`
+	Policy     string   `json:"policy"`
 }
 
 // seen is the persisted memory that outlives any view: what must not be undone.
@@ -57,15 +61,15 @@ type tagSeen struct {
 type stateDir struct {
 	path string
 
-	turn     sync.Mutex // the lock, without a path
-	mu       sync.Mutex // guards what follows
+	turn     chan struct{} // the lock, without a path: holds one
+	mu       sync.Mutex    // guards what follows
 	metadata saved
 	memory   seen
 	blobs    map[v1.Hash][]byte
 }
 
 func newStateDir(parent, id string) *stateDir {
-	d := &stateDir{blobs: map[v1.Hash][]byte{}}
+	d := &stateDir{blobs: map[v1.Hash][]byte{}, turn: make(chan struct{}, 1)}
 	if parent != "" {
 		d.path = filepath.Join(parent, id)
 	}
@@ -75,8 +79,7 @@ func newStateDir(parent, id string) *stateDir {
 // lock keeps other processes and other calls out until unlock.
 func (d *stateDir) lock(ctx context.Context) (unlock func(), err error) {
 	if d.path == "" {
-		d.turn.Lock()
-		return d.turn.Unlock, nil
+		return d.lockMemory(ctx)
 	}
 	if err := os.MkdirAll(filepath.Join(d.path, "blobs"), 0o700); err != nil {
 		return nil, stateError(d.path, err)
@@ -91,6 +94,15 @@ func (d *stateDir) lock(ctx context.Context) (unlock func(), err error) {
 		return nil, stateError(d.path, fmt.Errorf("another process holds its lock: %w", err))
 	}
 	return func() { _ = l.Unlock() }, nil
+}
+
+func (d *stateDir) lockMemory(ctx context.Context) (unlock func(), err error) {
+	select {
+	case d.turn <- struct{}{}:
+		return func() { <-d.turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func stateError(path string, err error) error {
@@ -122,14 +134,14 @@ func (d *stateDir) seen() (seen, error) {
 
 // commit persists a verified view and the tombstones that it shows. The caller
 // holds the lock.
-func (d *stateDir) commit(s saved, revoked []Tombstone, now time.Time) error {
+func (d *stateDir) commit(s saved, revoked []Tombstone) error {
 	s.Format = 1
-	s.Floor = now.UTC()
 	memory, err := d.seen()
 	if err != nil {
 		return err
 	}
 	merged := mergeTombstones(revoked, memory.Revoked)
+	merged = merged[:min(len(merged), maxRemembered)]
 	if d.path == "" {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -153,13 +165,16 @@ func (d *stateDir) rememberTag(target string, now tagSeen) error {
 		return err
 	}
 	was, known := memory.Tags[target]
+	if known && was.Digest == now.Digest && !now.Time.After(was.Time) {
+		return nil // it did not move; its time may fall when the policy changes
+	}
 	if known && (now.Time.Before(was.Time) || now.Time.Equal(was.Time) && now.Digest < was.Digest) {
 		return &Error{Code: policy.RolledBack,
 			Err:    fmt.Errorf("%s went back: %s of %s was seen, now it is %s of %s", target, was.Digest, was.Time.Format(time.RFC3339), now.Digest, now.Time.Format(time.RFC3339)),
 			Advice: "to go back to an old release on purpose, sign it again with this tag and publish"}
 	}
-	if known && was.Digest == now.Digest && was.Time.Equal(now.Time) {
-		return nil
+	if !known && len(memory.Tags) >= maxRemembered {
+		return stateError(d.path, fmt.Errorf("it remembers %d tags already", maxRemembered))
 	}
 	if memory.Tags == nil {
 		memory.Tags = map[string]tagSeen{}
@@ -177,11 +192,13 @@ func (d *stateDir) rememberTag(target string, now tagSeen) error {
 
 // mergeTombstones returns the union, by what is revoked.
 func mergeTombstones(a, b []Tombstone) []Tombstone {
-	merged := slices.Clone(a)
+	merged, known := slices.Clone(a), map[string]bool{}
+	for _, t := range a {
+		known[t.key()] = true
+	}
 	for _, t := range b {
-		if !slices.ContainsFunc(merged, func(m Tombstone) bool {
-			return m.Digest == t.Digest && m.Signer == t.Signer && m.Since.Equal(t.Since)
-		}) {
+		if !known[t.key()] {
+			known[t.key()] = true
 			merged = append(merged, t)
 		}
 	}

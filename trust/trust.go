@@ -25,10 +25,12 @@ package trust
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/imgtrust/imgtrust/internal/attest"
 	"github.com/imgtrust/imgtrust/internal/oci"
 	"github.com/imgtrust/imgtrust/policy"
 )
@@ -54,7 +56,7 @@ func (e *Error) Hint() string { return e.Advice }
 // does not say is Unavailable: it could not be told.
 func CodeOf(err error) policy.Code {
 	var e *Error
-	if errors.As(err, &e) {
+	if errors.As(err, &e) && e.Code != "" {
 		return e.Code
 	}
 	return policy.Unavailable
@@ -102,6 +104,18 @@ func fetchError(what string, err error) error {
 		e.Advice = hinted.Hint()
 	}
 	return e
+}
+
+// WithoutRevoked leaves out the statements of signers who are revoked since a
+// time before the listing; a zero listed is a listing made now. Publisher and
+// verifier both call it before they let the policy decide.
+func WithoutRevoked(p *policy.Policy, tombstones []Tombstone, statements []attest.Envelope, listed time.Time) []attest.Envelope {
+	return slices.DeleteFunc(slices.Clone(statements), func(e attest.Envelope) bool {
+		signer, known := p.Signer(e)
+		return known && slices.ContainsFunc(tombstones, func(t Tombstone) bool {
+			return t.Signer == signer.Name && (listed.IsZero() || !listed.Before(t.Since))
+		})
+	})
 }
 
 // RoleInfo is what a verified role says of itself.

@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -116,16 +117,6 @@ func TestAttacks(t *testing.T) {
 			v.Clock.Add(7*24*time.Hour + time.Second)
 		},
 		code: policy.MetadataExpired,
-	}, {
-		summary: "the clock is set back after that",
-		attack: func(t *testing.T, v *testkit.VirtualTrust, before oci.Manifest) {
-			v.Clock.Add(6 * 24 * time.Hour)
-			if err := v.Reader(stateOf(t)).Refresh(context.Background()); err != nil {
-				t.Fatal(err)
-			}
-			v.Clock.Add(-30 * 24 * time.Hour)
-		},
-		code: policy.MetadataInvalid, // every role then outlives what root allows from "now"
 	}, {
 		summary: "mix and match: an older timestamp with the newer snapshot",
 		attack: func(t *testing.T, v *testkit.VirtualTrust, before oci.Manifest) {
@@ -299,6 +290,167 @@ func copyRepository(t *testing.T, v *testkit.VirtualTrust, from string) {
 		}
 	}
 	putIndex(t, v, m.Bytes)
+}
+
+// TestClockSetBack: the reference time never goes back before the last refresh,
+// and neither does the floor that later processes read.
+func TestClockSetBack(t *testing.T) {
+	v := testkit.NewVirtualTrust(t)
+	d := v.List(v.Host+"/app/web", "1", "web", "ci")
+	state := t.TempDir()
+	v.Clock.Add(6 * 24 * time.Hour)
+	seen := v.Clock.Now()
+	if err := v.Reader(state).Refresh(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	v.Clock.Add(-30 * 24 * time.Hour)
+	for range 2 {
+		c := v.Reader(state)
+		if _, err := c.LookupDigest(context.Background(), v.Host+"/app/web", d.Digest); err != nil {
+			t.Fatal(err)
+		}
+		if c.Now().Before(seen) {
+			t.Errorf("the reference time went back to %s", c.Now())
+		}
+	}
+}
+
+// TestLongLivedClient: a client that is kept does not answer from metadata that
+// has expired since; it refreshes by itself, and shows what was revoked.
+func TestLongLivedClient(t *testing.T) {
+	ctx := context.Background()
+	v := testkit.NewVirtualTrust(t)
+	d := v.List(v.Host+"/app/web", "1", "web", "ci")
+	c := v.Reader("")
+	if err := c.Refresh(ctx); err != nil {
+		t.Fatal(err)
+	}
+	v.Clock.Add(8 * 24 * time.Hour)
+	if _, err := c.LookupDigest(ctx, v.Host+"/app/web", d.Digest); trust.CodeOf(err) != policy.MetadataExpired || err == nil {
+		t.Errorf("after the timestamp has expired: %v", err)
+	}
+	v.Publish()
+	v.Force(func(_ context.Context, draft *trust.Draft) {
+		draft.Revoke(trust.Tombstone{Digest: d.Digest.String(), Date: v.Clock.Now(), Reason: "CVE"})
+	})
+	if revoked, err := c.Revoked(ctx); err != nil || len(revoked) != 1 {
+		t.Errorf("after a renewal: %v %v", revoked, err)
+	}
+}
+
+// TestNothingInlined: an index whose descriptors lost their data, as a registry
+// may do, is read by a client that keeps nothing on disk.
+func TestNothingInlined(t *testing.T) {
+	v := testkit.NewVirtualTrust(t)
+	d := v.List(v.Host+"/app/web", "1", "web", "ci")
+	rewrite(t, v, "top", func(layers []any) []any {
+		for _, l := range layers {
+			delete(l.(map[string]any), "data")
+		}
+		return layers
+	})
+	if _, err := v.Reader("").LookupDigest(context.Background(), v.Host+"/app/web", d.Digest); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGroupMissing: an index that lost some of its bins is refused whole: a
+// publisher must not build on it.
+func TestGroupMissing(t *testing.T) {
+	v := testkit.NewVirtualTrust(t)
+	var idx map[string]any
+	if err := json.Unmarshal(index(t, v).Bytes, &idx); err != nil {
+		t.Fatal(err)
+	}
+	manifests := idx["manifests"].([]any)
+	idx["manifests"] = manifests[:len(manifests)-1]
+	raw, err := json.Marshal(idx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	putIndex(t, v, raw)
+	if err := v.Reader("").Refresh(context.Background()); trust.CodeOf(err) != policy.MetadataInvalid || err == nil {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestBoundsWhenWriting: what no reader would take is not written.
+func TestBoundsWhenWriting(t *testing.T) {
+	ctx := context.Background()
+	v := testkit.NewVirtualTrust(t)
+	draft, err := v.Reader("").NewDraft(ctx, v.Online)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4097 {
+		draft.Revoke(trust.Tombstone{Signer: fmt.Sprint("signer-", i), Date: v.Clock.Now(), Since: v.Clock.Now(), Reason: "stolen"})
+	}
+	if _, err := draft.Publish(ctx); err == nil {
+		t.Error("more tombstones than a reader takes are published")
+	}
+	if err := v.Reader("").Refresh(ctx); err != nil {
+		t.Errorf("and they reached the registry: %v", err)
+	}
+}
+
+// TestStatelessPublisher: one that cannot know whether an expired index is the
+// newest does not renew it, unless it is told.
+func TestStatelessPublisher(t *testing.T) {
+	v := testkit.NewVirtualTrust(t)
+	v.List(v.Host+"/app/web", "1", "web", "ci")
+	v.Clock.Add(30 * 24 * time.Hour)
+	for _, row := range []struct {
+		expect int64
+		code   policy.Code
+	}{{0, policy.MetadataExpired}, {7, policy.RolledBack}, {2, ""}} {
+		p, err := trust.OpenPublisher(trust.PublisherOptions{ClientOptions: v.ClientOptions(t.TempDir()), OnlineKey: v.Online, ExpectVersion: row.expect})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = p.Publish(context.Background())
+		if row.code == "" && err != nil || row.code != "" && (err == nil || trust.CodeOf(err) != row.code) {
+			t.Errorf("--expect-version %d: %v", row.expect, err)
+		}
+	}
+}
+
+// TestRevokedSigner: the publisher does not move a tag for a signer who was
+// revoked, and a reader does not count what was listed for one since then.
+func TestRevokedSigner(t *testing.T) {
+	v := testkit.NewVirtualTrust(t)
+	repo := v.Host + "/app/web"
+	good := v.List(repo, "1", "good", "ci")
+	v.Clock.Add(time.Hour)
+	v.Force(func(_ context.Context, d *trust.Draft) {
+		d.Revoke(trust.Tombstone{Signer: "ci", Since: v.Clock.Now(), Date: v.Clock.Now(), Reason: "stolen"})
+	})
+	v.Clock.Add(time.Hour)
+	v.List(repo, "1", "evil", "ci")
+	l, err := v.Reader("").LookupTag(context.Background(), repo, "1")
+	if err != nil || l.Digest != good.Digest {
+		t.Errorf("the tag moved for a revoked signer: %v %v", l.Digest, err)
+	}
+}
+
+// TestSettles: no statement stays in the inbox without a reason.
+func TestSettles(t *testing.T) {
+	v := testkit.NewVirtualTrust(t)
+	repo := v.Host + "/app/web"
+	d := testkit.Push(t, v.Client, repo, "1", testkit.Image(t, "web"))
+	v.Submit("ci", v.Release(repo, d, "1"))
+	v.Submit("ci", v.Release(repo, d, "2")) // in the same second
+	future := v.Release(repo, d, "3")
+	future.Created = future.Created.AddDate(3, 0, 0)
+	v.Submit("ci", future)
+	if p := v.Publish(); len(p.Listed) != 1 || len(p.Tags) != 2 || len(p.Refused) != 1 {
+		t.Fatalf("first: %+v", p)
+	}
+	if p := v.Publish(); p.Pruned != 2 || len(p.Listed)+len(p.Waiting)+len(p.Refused) != 0 {
+		t.Fatalf("second: %+v", p)
+	}
+	if p := v.Publish(); p.Pruned+len(p.Listed)+len(p.Waiting)+len(p.Refused) != 0 {
+		t.Fatalf("third: %+v", p)
+	}
 }
 
 // TestSharedRootKey: metadata of another repository made with the very same

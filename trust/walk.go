@@ -47,7 +47,18 @@ type walk struct {
 
 func (w *walk) view() *view {
 	succinct := w.set.Targets[metadata.TARGETS].Signed.Delegations.SuccinctRoles
-	return &view{set: w.set, raw: w.raw, top: w.next.top, groups: w.next.groups, policy: w.policy, revoked: w.revoked, bits: succinct.BitLength, id: w.id}
+	return &view{set: w.set, raw: w.raw, top: w.next.top, groups: w.next.groups, policy: w.policy, revoked: w.revoked, bits: succinct.BitLength, id: w.id, until: w.until()}
+}
+
+// until is the earliest expiry of the top-level roles.
+func (w *walk) until() time.Time {
+	until := w.set.Root.Signed.Expires
+	for _, t := range []time.Time{w.set.Timestamp.Signed.Expires, w.set.Snapshot.Signed.Expires, w.set.Targets[metadata.TARGETS].Signed.Expires} {
+		if t.Before(until) {
+			until = t
+		}
+	}
+	return until
 }
 
 // now is the reference time of this walk.
@@ -55,7 +66,7 @@ func (w *walk) now() time.Time { return w.client.now(w.old.Floor) }
 
 // check checks the identity and lifetime of a top-level role.
 func (w *walk) check(fields map[string]any, role string, expires time.Time) error {
-	_, err := checkRole(w.id, fields, role, role, expires, w.client.opts.Now())
+	_, err := checkRole(w.id, fields, role, role, expires, w.now())
 	return err
 }
 
@@ -73,13 +84,11 @@ func (w *walk) roots() error {
 			return fmt.Errorf("persisted state: %w", err)
 		}
 	}
-	oldRoot := w.set.Root
 	for range maxRoots {
 		name := versioned(w.set.Root.Signed.Version+1, metadata.ROOT)
 		data, err := w.next.read(w.ctx, name, maxRootBytes)
 		if errors.Is(err, errNoFile) {
-			w.forgetOnRotation(oldRoot)
-			return nil
+			return w.finalRoot()
 		}
 		if err != nil {
 			return err
@@ -116,16 +125,32 @@ func (w *walk) nextRoot(data []byte) error {
 	return nil
 }
 
-// forgetOnRotation drops the old timestamp and snapshot when a new root changed
-// the keys of their roles: TUF 5.3.11, recovery from a fast-forward attack.
-func (w *walk) forgetOnRotation(old *metadata.Metadata[metadata.RootType]) {
-	for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT} {
-		if !slices.Equal(old.Signed.Roles[role].KeyIDs, w.set.Root.Signed.Roles[role].KeyIDs) {
-			w.old.Timestamp, w.old.Snapshot = "", ""
-		}
+// finalRoot checks the newest root: that it is not older than one seen before,
+// whatever the bootstrap was then, and that it does not outlive what it allows.
+func (w *walk) finalRoot() error {
+	root := &w.set.Root.Signed
+	if root.Version < w.old.RootVersion {
+		return &Error{Code: policy.RolledBack, Err: fmt.Errorf("root: version %d, but version %d was seen", root.Version, w.old.RootVersion),
+			Advice: "the registry withholds a newer root"}
 	}
+	w.raw.RootVersion = root.Version
+	if err := w.check(root.UnrecognizedFields, metadata.ROOT, root.Expires); err != nil {
+		return err
+	}
+	w.forgetOnRotation()
 	if w.client.opts.expiredOnline {
 		w.set.RefTime = time.Time{} // root and targets are checked in expiry
+	}
+	return nil
+}
+
+// forgetOnRotation drops the old timestamp and snapshot when the keys of their
+// roles have changed since: TUF 5.3.11, recovery from a fast-forward attack.
+func (w *walk) forgetOnRotation() {
+	roles := w.set.Root.Signed.Roles
+	w.raw.OnlineKeys = slices.Concat(roles[metadata.TIMESTAMP].KeyIDs, roles[metadata.SNAPSHOT].KeyIDs)
+	if !slices.Equal(w.raw.OnlineKeys, w.old.OnlineKeys) {
+		w.old.Timestamp, w.old.Snapshot = "", ""
 	}
 }
 
@@ -173,9 +198,14 @@ func (w *walk) snapshot() error {
 	if err != nil {
 		return tufError(metadata.SNAPSHOT, err)
 	}
-	id, err := checkRole(w.id, m.Signed.UnrecognizedFields, metadata.SNAPSHOT, metadata.SNAPSHOT, m.Signed.Expires, w.client.opts.Now())
+	id, err := checkRole(w.id, m.Signed.UnrecognizedFields, metadata.SNAPSHOT, metadata.SNAPSHOT, m.Signed.Expires, w.now())
 	if err != nil {
 		return err
+	}
+	for name, meta := range m.Signed.Meta {
+		if meta == nil || meta.Version < 1 {
+			return invalid("snapshot: %.80q has no version", name)
+		}
 	}
 	w.raw.Snapshot = string(data)
 	w.revoked, err = id.tombstones()
@@ -216,6 +246,9 @@ func (w *walk) targets() error {
 		d.SuccinctRoles.BitLength < 1 || d.SuccinctRoles.BitLength > maxBinBits {
 		return invalid("targets: it must delegate by succinct hash bins %q and nothing else", binPrefix)
 	}
+	if err := checkGroups(w.next.groups, d.SuccinctRoles.BitLength); err != nil {
+		return err
+	}
 	w.raw.Targets = string(data)
 	return w.check(m.Signed.UnrecognizedFields, metadata.TARGETS, m.Signed.Expires)
 }
@@ -226,7 +259,7 @@ func (w *walk) policyFile() error {
 	if t == nil || len(t.Hashes["sha256"]) == 0 {
 		return invalid("targets: it does not list %s", policyName)
 	}
-	data, err := w.next.mustRead(w.ctx, hex.EncodeToString(t.Hashes["sha256"])+"."+policyName, maxPolicy)
+	data, err := w.next.mustRead(w.ctx, policyFileName(t), maxPolicy)
 	if err != nil {
 		return err
 	}
@@ -238,6 +271,12 @@ func (w *walk) policyFile() error {
 		return invalid("%w", err)
 	}
 	return nil
+}
+
+// policyFileName is the name of the policy's file: consistent snapshots put the
+// hash of a target before its name.
+func policyFileName(t *metadata.TargetFiles) string {
+	return hex.EncodeToString(t.Hashes["sha256"]) + "." + policyName
 }
 
 // expiry checks, for a publisher, the roles that it cannot renew itself: for a

@@ -22,7 +22,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/imgtrust/imgtrust/internal/attest"
 	"github.com/imgtrust/imgtrust/internal/oci"
 	"github.com/imgtrust/imgtrust/policy"
 	"github.com/imgtrust/imgtrust/trust"
@@ -62,6 +61,9 @@ type Evidence struct {
 	Created         time.Time        `json:"created,omitzero"`
 	// Until is when the decision must be made anew at the latest.
 	Until time.Time `json:"until,omitzero"`
+	// NoCache: a condition of the rule reads the clock, so that the decision
+	// must be made anew each time.
+	NoCache bool `json:"noCache,omitempty"`
 	// RollbackProtected is false when no state is kept between runs.
 	RollbackProtected bool `json:"rollbackProtected"`
 }
@@ -93,6 +95,9 @@ func (r Result) Hint() string { return r.advice }
 func Image(ctx context.Context, l oci.Location, o Options) (Result, error) {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if l.Layout != "" && o.As.Digest != (v1.Hash{}) {
+		return Result{}, errors.New("the trusted name of a layout has no digest: the layout has one")
 	}
 	if l.Layout != "" && o.As.Repository == "" {
 		return Result{}, errors.New("an OCI layout has no trusted name: say under which it is judged, with --as REPO[:TAG]")
@@ -126,6 +131,9 @@ func (d *decider) decide() Result {
 		}
 	}
 	verdict, r := d.judge()
+	if r != nil && d.audits(r.code) {
+		return d.audited(r)
+	}
 	if r == nil {
 		r = d.checkContent()
 	}
@@ -233,8 +241,11 @@ func (d *decider) judge() (policy.Verdict, *refusal) {
 	if len(l.Envelopes) > 0 || len(l.Indexes) == 0 {
 		best = d.ask(l)
 	}
+	if r := d.checkRevokedBy(best, l.Indexes); r != nil {
+		return best, r
+	}
 	for _, index := range l.Indexes {
-		if best.Code == policy.Allowed {
+		if best.Code == policy.Allowed || best.Code == policy.Denied {
 			break
 		}
 		parent, err := d.Trust.LookupDigest(d.ctx, d.name.Repository, index)
@@ -244,14 +255,18 @@ func (d *decider) judge() (policy.Verdict, *refusal) {
 		if err != nil {
 			return best, fromTrust(err)
 		}
-		if v := d.ask(parent); best.Code == "" || v.Code == policy.Allowed {
+		v := d.ask(parent)
+		if r := d.checkRevokedBy(v, nil); r != nil {
+			return v, r
+		}
+		if best.Code == "" || v.Code == policy.Allowed || v.Code == policy.Denied {
 			best, d.evidence.Index = v, index.String()
 		}
 	}
 	if best.Code == "" {
 		return best, refuse(policy.NotListed, "%s is a child of indexes of which none is listed any more", d.image.Digest)
 	}
-	return best, d.checkRevokedBy(best)
+	return best, nil
 }
 
 // judgeTag decides on the entry of the tag, which carries the statements that
@@ -265,47 +280,49 @@ func (d *decider) judgeTag() (policy.Verdict, *refusal) {
 		return policy.Verdict{}, refuse(policy.TagMismatch, "the registry's tag %s points to %s, but it is listed for %s", d.name.Tag, d.image.Digest, l.Digest)
 	}
 	v := d.ask(l)
+	if r := d.checkRevokedBy(v, l.Indexes); r != nil {
+		return v, r
+	}
 	d.evidence.Tag, d.evidence.TagTime = d.name.Tag, v.Time
 	if v.Code == policy.Allowed {
 		if err := d.Trust.RememberTag(d.ctx, d.name.Repository, d.name.Tag, l.Digest, v.Time); err != nil {
 			return v, fromTrust(err)
 		}
 	}
-	return v, d.checkRevokedBy(v)
+	return v, nil
 }
 
 // ask lets the policy judge the statements of a listing about the image.
 func (d *decider) ask(l trust.Listing) policy.Verdict {
 	facts := policy.Facts{Repository: d.name.Repository, Digest: d.image.Digest.String(), Tag: d.name.Tag, Listed: l.Listed}
-	v := d.policy.Decide(d.withoutRevokedSigners(l), facts, d.Now())
+	statements := trust.WithoutRevoked(d.policy, d.revoked, l.Envelopes, l.Listed)
+	v := d.policy.Decide(statements, facts, d.now())
+	if dropped := len(l.Envelopes) - len(statements); dropped > 0 {
+		v.Reasons = append(v.Reasons, fmt.Sprintf("%d statements are by a signer who was revoked", dropped))
+	}
 	d.evidence.Listed = l.Listed
+	if l.Bin.Expires.Before(d.evidence.Until) {
+		d.evidence.Until = l.Bin.Expires
+	}
 	d.evidence.Roles = append(slices.Clip(d.evidence.Roles), l.Bin)
 	return v
 }
 
-// withoutRevokedSigners leaves out the statements of signers revoked since a
-// time before the listing.
-func (d *decider) withoutRevokedSigners(l trust.Listing) []attest.Envelope {
-	return slices.DeleteFunc(slices.Clone(l.Envelopes), func(e attest.Envelope) bool {
-		signer, known := d.policy.Signer(e)
-		return known && slices.ContainsFunc(d.revoked, func(t trust.Tombstone) bool {
-			return t.Signer == signer.Name && !l.Listed.Before(t.Since)
-		})
-	})
+// now is the clock, but never before the last good refresh.
+func (d *decider) now() time.Time {
+	if now, floor := d.Now(), d.Trust.Now(); !now.Before(floor) {
+		return now
+	}
+	return d.Trust.Now()
 }
 
-// checkRevokedBy looks for tombstones of what the counted statement binds to
-// the image: the index it is a child of, and configs, which stay the same when
-// a manifest is rewritten around them.
-func (d *decider) checkRevokedBy(v policy.Verdict) *refusal {
-	if v.Statement == nil {
-		return nil
-	}
-	digests := []string{v.Statement.Digest}
-	for _, m := range v.Statement.Manifests {
-		if m.Digest == d.image.Digest.String() || v.Statement.Digest == d.image.Digest.String() {
-			digests = append(digests, m.Digest, m.Config)
-		}
+// checkRevokedBy looks for tombstones of what statements bind to the image: the
+// index it is a child of, and configs, which stay the same when a manifest is
+// rewritten around them. Statements that did not count are believed here, too.
+func (d *decider) checkRevokedBy(v policy.Verdict, indexes []v1.Hash) *refusal {
+	digests := slices.Clone(v.Committed)
+	for _, i := range indexes {
+		digests = append(digests, i.String())
 	}
 	return d.checkRevoked(digests...)
 }
@@ -329,13 +346,18 @@ func (d *decider) checkContent() *refusal {
 // byte against its digest: manifests, configs and layers. It returns
 // oci.ErrContentMismatch for bytes that are not what they should be.
 func Content(ctx context.Context, src oci.Source, digest v1.Hash) error {
-	return content(ctx, src, digest, 0)
+	return content(ctx, src, digest, 0, map[v1.Hash]bool{})
 }
 
-func content(ctx context.Context, src oci.Source, digest v1.Hash, depth int) error {
+// content is Content below an index; what was read once is not read again.
+func content(ctx context.Context, src oci.Source, digest v1.Hash, depth int, read map[v1.Hash]bool) error {
 	if depth > 4 {
 		return fmt.Errorf("index %s is nested too deeply", digest)
 	}
+	if read[digest] {
+		return nil
+	}
+	read[digest] = true
 	m, err := src.Manifest(ctx, digest)
 	if err != nil {
 		return err
@@ -345,11 +367,15 @@ func content(ctx context.Context, src oci.Source, digest v1.Hash, depth int) err
 		return err
 	}
 	for _, child := range children {
-		if err := content(ctx, src, child.Digest, depth+1); err != nil {
+		if err := content(ctx, src, child.Digest, depth+1, read); err != nil {
 			return err
 		}
 	}
 	for _, p := range blobs {
+		if read[p.Digest] {
+			continue
+		}
+		read[p.Digest] = true
 		if err := drain(ctx, src, p); err != nil {
 			return fmt.Errorf("blob %s: %w", p.Digest, err)
 		}
@@ -392,30 +418,51 @@ func (d *decider) reference() oci.Reference {
 }
 
 func (d *decider) refused(r *refusal) Result {
-	result := Result{
+	return Result{
 		reference: d.reference(), descriptor: d.image, advice: r.advice,
 		decision: Decision{Code: r.code, Image: d.reference().String(), Reasons: []string{r.reason}, Evidence: d.evidence},
 	}
-	if rule, audits := d.audits(r.code); audits {
-		result.decision.Allowed, result.decision.Audit, result.decision.Rule = true, true, rule
-	}
-	return result
 }
 
 // audits tells whether a rule that only audits lets a missing listing pass. It
-// overrides nothing that ranks above: no denial, no tombstone, no metadata that
-// could not be trusted, and no content that is not what it should be.
-func (d *decider) audits(code policy.Code) (rule string, ok bool) {
-	if code != policy.NotListed && code != policy.TagMismatch {
-		return "", false
+// overrides nothing that ranks above: no denial, no tombstone and no metadata
+// that could not be trusted.
+func (d *decider) audits(code policy.Code) bool {
+	return (code == policy.NotListed || code == policy.TagMismatch) && d.asUnsigned().Audit
+}
+
+// asUnsigned is the verdict on the image as if nobody had signed it.
+func (d *decider) asUnsigned() policy.Verdict {
+	return d.policy.Decide(nil, policy.Facts{Repository: d.name.Repository, Digest: d.image.Digest.String(), Tag: d.name.Tag}, d.now())
+}
+
+// audited lets an image pass that an audit rule allows in spite of r, unless what
+// is listed of its digest denies or revokes it, or its bytes are wrong.
+func (d *decider) audited(r *refusal) Result {
+	l, err := d.Trust.LookupDigest(d.ctx, d.name.Repository, d.image.Digest)
+	if err != nil && trust.CodeOf(err) != policy.NotListed {
+		return d.refused(fromTrust(err))
 	}
-	v := d.policy.Decide(nil, policy.Facts{Repository: d.name.Repository, Digest: d.image.Digest.String(), Tag: d.name.Tag}, d.Now())
-	return v.Rule, v.Audit
+	if err == nil {
+		v := d.ask(l)
+		if v.Code == policy.Denied {
+			return d.refused(refuse(policy.Denied, "%s", v.Reasons[0]))
+		}
+		if revoked := d.checkRevokedBy(v, l.Indexes); revoked != nil {
+			return d.refused(revoked)
+		}
+	}
+	if wrong := d.checkContent(); wrong != nil {
+		return d.refused(wrong)
+	}
+	result := d.refused(r)
+	result.decision.Allowed, result.decision.Audit, result.decision.Rule = true, true, d.asUnsigned().Rule
+	return result
 }
 
 // judged makes the result of the policy's verdict.
 func (d *decider) judged(v policy.Verdict) Result {
-	d.evidence.Signers = v.Signers
+	d.evidence.Signers, d.evidence.NoCache = v.Signers, v.NoCache
 	if v.Statement != nil {
 		d.evidence.Created = v.Statement.Created
 	}

@@ -22,5 +22,7 @@ const (
 	MaxEntrypoint      = 64      // words
 	MaxEntrypointBytes = 4 << 10
 
+	maxNameInError = 100 // bytes of a foreign name that an error repeats
+
 	MaxDepth = 32 // nesting of objects and arrays in any JSON document
 )

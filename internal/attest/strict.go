@@ -30,7 +30,7 @@ func UnmarshalStrict(data []byte, v any, allowUnknown bool) error {
 	}
 	s := scanner{dec: json.NewDecoder(bytes.NewReader(data)), allowUnknown: allowUnknown}
 	s.dec.UseNumber()
-	if err := s.value("", reflect.TypeOf(v), 0); err != nil {
+	if err := s.value(reflect.TypeOf(v), 0); err != nil {
 		return err
 	}
 	return typeError(json.Unmarshal(data, v))
@@ -69,60 +69,91 @@ type scanner struct {
 	allowUnknown bool
 }
 
+// placed is an error with its place in the document. The place is put together
+// only once there is an error, from the inside out: documents are large, and
+// nearly all of them are right.
+type placed struct {
+	path string
+	err  error
+}
+
+func (p placed) Error() string { return at(p.path, p.err).Error() }
+func (p placed) Unwrap() error { return p.err }
+
+// within says that err occurred in the member or element named part.
+func within(part string, err error) error {
+	var p placed
+	switch {
+	case !errors.As(err, &p):
+		return placed{part, err}
+	case strings.HasPrefix(p.path, "["):
+		return placed{part + p.path, p.err}
+	}
+	return placed{part + "." + p.path, p.err}
+}
+
 // value reads one value of type t; t is nil where anything may stand.
-func (s *scanner) value(path string, t reflect.Type, depth int) error {
+func (s *scanner) value(t reflect.Type, depth int) error {
 	if depth > MaxDepth {
-		return at(path, fmt.Errorf("nested deeper than %d", MaxDepth))
+		return fmt.Errorf("nested deeper than %d", MaxDepth)
 	}
 	token, err := s.dec.Token()
 	if err != nil {
-		return at(path, err)
+		return err
 	}
 	switch token {
 	case json.Delim('{'):
-		return s.object(path, plain(t), depth)
+		return s.object(plain(t), depth)
 	case json.Delim('['):
-		return s.array(path, plain(t), depth)
+		return s.array(plain(t), depth)
 	}
 	return nil
 }
 
-func (s *scanner) object(path string, t reflect.Type, depth int) error {
+func (s *scanner) object(t reflect.Type, depth int) error {
 	seen := map[string]bool{}
 	for s.dec.More() {
 		token, err := s.dec.Token()
 		if err != nil {
-			return at(path, err)
+			return err
 		}
 		name, _ := token.(string)
 		if seen[name] {
-			return at(path, fmt.Errorf("field %q is given twice", name))
+			return fmt.Errorf("field %q is given twice", clip(name))
 		}
 		seen[name] = true
 		member, err := s.member(t, name)
 		if err != nil {
-			return at(path, err)
-		}
-		if err := s.value(strings.TrimPrefix(path+"."+name, "."), member, depth+1); err != nil {
 			return err
+		}
+		if err := s.value(member, depth+1); err != nil {
+			return within(clip(name), err)
 		}
 	}
 	_, err := s.dec.Token()
 	return err
 }
 
-func (s *scanner) array(path string, t reflect.Type, depth int) error {
+func (s *scanner) array(t reflect.Type, depth int) error {
 	var element reflect.Type
 	if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
 		element = t.Elem()
 	}
 	for i := 0; s.dec.More(); i++ {
-		if err := s.value(fmt.Sprintf("%s[%d]", path, i), element, depth+1); err != nil {
-			return err
+		if err := s.value(element, depth+1); err != nil {
+			return within(fmt.Sprintf("[%d]", i), err)
 		}
 	}
 	_, err := s.dec.Token()
 	return err
+}
+
+// clip keeps a name of a foreign document short enough for an error.
+func clip(name string) string {
+	if len(name) > maxNameInError {
+		return strings.ToValidUTF8(name[:maxNameInError], "") + "…"
+	}
+	return name
 }
 
 // member returns the type of the member of t that name denotes; nil when its
@@ -143,13 +174,13 @@ func (s *scanner) member(t reflect.Type, name string) (reflect.Type, error) {
 		case ok && known == name:
 			return f.Type, nil
 		case ok && strings.EqualFold(known, name):
-			return nil, fmt.Errorf("field %q is written %q", name, known)
+			return nil, fmt.Errorf("field %q is written %q", clip(name), known)
 		}
 	}
 	if s.allowUnknown {
 		return nil, nil
 	}
-	return nil, fmt.Errorf("unknown field %q", name)
+	return nil, fmt.Errorf("unknown field %q", clip(name))
 }
 
 // jsonName is the name under which encoding/json knows f.
