@@ -230,7 +230,7 @@ func groupOf(groups []group, bin int) (group, error) {
 
 // binBits chooses the number of bins, as a power of two, for the number of
 // images expected: about 60 images a bin, which balances the bytes of a cold
-// look-up (snapshot, index, bin) as measured in docs/architecture.md.
+// look-up (snapshot, index, bin) as measured in docs/scale.md.
 func binBits(expected int) int {
 	if expected <= 5000 {
 		return 6
