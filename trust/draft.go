@@ -165,6 +165,24 @@ func entrySize(name string, t *metadata.TargetFiles) int {
 	return len(name) + len(*t.Custom)
 }
 
+// RenewBins signs bins anew that have lived half of their time. It looks at a
+// slice of them, another one for each version: 64 publishes look at 4,096 bins.
+func (d *Draft) RenewBins(ctx context.Context) error {
+	total := 1 << d.view.bits
+	first := int(d.view.set.Timestamp.Signed.Version % int64(total) * renewSlice % int64(total))
+	for i := range min(renewSlice, total) {
+		n := (first + i) % total
+		bin, err := d.bin(ctx, n)
+		if err != nil {
+			return err
+		}
+		if bin.Signed.Expires.Before(d.now.Add(d.view.id.lifetime("bins") / 2)) {
+			d.changed[n] = true
+		}
+	}
+	return nil
+}
+
 // Lookup finds a target in the draft: what is listed so far.
 func (d *Draft) Lookup(ctx context.Context, target string) (Listing, bool, error) {
 	bin, err := d.bin(ctx, binOf(target, d.view.bits))

@@ -36,6 +36,8 @@ const (
 	maxInboxEntries = 20_000              // entries that one publish reads
 	inboxTTL        = 30 * 24 * time.Hour // an inbox statement older than this is dropped
 
+	renewSlice = 64 // bins that one publish looks at for renewal
+
 	clockSkew = 5 * time.Minute // tolerated between the clocks of publisher and reader
 	lockWait  = 30 * time.Second
 )

@@ -63,8 +63,8 @@ func OpenPublisher(o PublisherOptions) (*Publisher, error) {
 	return &Publisher{client: c, opts: o}, err
 }
 
-// Publish reads the inbox, lists what the policy allows, renews snapshot and
-// timestamp, and switches the tag. An inbox that cannot be read does not keep
+// Publish reads the inbox, lists what the policy allows, renews snapshot,
+// timestamp and bins that are getting old, and switches the tag. An inbox that cannot be read does not keep
 // the online roles from being renewed: it is reported after that. A collision with another publisher is
 // repaired by folding again on top of what that one wrote.
 func (p *Publisher) Publish(ctx context.Context) (Publication, error) {
@@ -78,7 +78,7 @@ func (p *Publisher) Publish(ctx context.Context) (Publication, error) {
 	}
 	in, inboxErr := p.readInbox(ctx)
 	if ctx.Err() != nil {
-		return Publication{}, ctx.Err()
+		return Publication{}, context.Cause(ctx)
 	}
 	f, done, err := p.foldAndSwitch(ctx, in)
 	if err != nil {
@@ -144,7 +144,7 @@ func (p *Publisher) foldAndSwitch(ctx context.Context, in inbox) (*fold, Publish
 		select {
 		case <-time.After(rand.N(time.Duration(attempt) * 200 * time.Millisecond)):
 		case <-ctx.Done():
-			return nil, Published{}, ctx.Err()
+			return nil, Published{}, context.Cause(ctx)
 		}
 		if err := p.client.Refresh(ctx); err != nil {
 			return nil, Published{}, err
@@ -191,7 +191,7 @@ func (p *Publisher) fold(ctx context.Context, in inbox) (*fold, error) {
 			return nil, err
 		}
 	}
-	return f, nil
+	return f, draft.RenewBins(ctx)
 }
 
 // subject folds the statements about one digest: decide as a node would, then

@@ -679,6 +679,23 @@ func TestPublisherRenewsExpired(t *testing.T) {
 	}
 }
 
+// TestBinsAreRenewed: bins that no statement touches live on while something
+// is published at all.
+func TestBinsAreRenewed(t *testing.T) {
+	const day = 24 * time.Hour
+	v := testkit.NewVirtualTrust(t, func(o *trust.InitOptions) {
+		o.Expires = map[string]time.Duration{"root": 1000 * day, "targets": 1000 * day, "bins": 100 * day}
+	})
+	d := v.List(v.Host+"/app/web", "1", "web", "ci")
+	for range 7 {
+		v.Clock.Add(30 * day)
+		v.Publish()
+	}
+	if _, err := v.Reader("").LookupDigest(context.Background(), v.Host+"/app/web", d.Digest); err != nil {
+		t.Errorf("after 210 days: %v", err)
+	}
+}
+
 // TestCollision: two publishers that build on the same index. The loser folds
 // again on what the winner wrote, and nothing signed is lost.
 func TestCollision(t *testing.T) {

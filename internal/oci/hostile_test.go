@@ -85,7 +85,9 @@ func TestHostileManifests(t *testing.T) {
 			w.WriteHeader(429)
 		}, nil, "HTTP 429", ""},
 		{"500 with a terminal's control bytes", says(500, "\x1b[31mpwned\nimgtrust: ok"), nil, "HTTP 500: [31mpwned imgtrust: ok", ""},
-		{"a redirect loop", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect) }, nil, "redirects", ""},
+		{"a redirect loop", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+		}, nil, "redirects", ""},
 		{"a redirect to plain http elsewhere", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://registry.example.com/", http.StatusTemporaryRedirect)
 		}, errPlainHTTP, "registry.example.com does not speak https", "--insecure-http"},
