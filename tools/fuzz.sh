@@ -8,7 +8,7 @@ count=0
 for file in $(grep -rl '^func Fuzz' --include='*_test.go' .); do
 	for name in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$file"); do
 		echo "fuzzing $name in $(dirname "$file") for $1"
-		go test -run '^$' -fuzz "^$name\$" -fuzztime "$1" "$(dirname "$file")"
+		go test -run '^$' -fuzz "^$name\$" -fuzztime "$1" -fuzzminimizetime 10x "$(dirname "$file")"
 		count=$((count + 1))
 	done
 done

@@ -174,6 +174,7 @@ func (p *Publisher) fold(ctx context.Context, in inbox) (*fold, error) {
 		return nil, err
 	}
 	f := &fold{draft: draft, policy: draft.view.policy, now: p.client.Now()}
+	f.out = Publication{Listed: []string{}, Tags: []string{}, Waiting: []InboxResult{}, Refused: []InboxResult{}}
 	for _, j := range in.junk {
 		f.refuse([]inboxEntry{j.inboxEntry}, j.reason)
 	}

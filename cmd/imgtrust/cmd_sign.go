@@ -136,11 +136,10 @@ func (a *app) publishSigned(ctx context.Context, f signFlags) error {
 	p := publishFlags{trustFlags: f.trustFlags(), onlineKey: f.onlineKey, keys: f.keys}
 	p.state = f.state
 	out, repo, err := a.publishOnce(ctx, p)
-	if err != nil {
-		return err
+	if out.Version != 0 {
+		a.sayPublication(repo, out)
 	}
-	a.sayPublication(repo, out)
-	return nil
+	return err
 }
 
 func (a *app) signOptions(args []string, f signFlags) ([]oci.Reference, sign.Options, error) {

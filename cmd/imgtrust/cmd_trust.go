@@ -252,14 +252,18 @@ The result on stdout is one REPOSITORY@DIGEST line for each image listed.`,
 
 func (a *app) trustPublish(ctx context.Context, f publishFlags) error {
 	out, repo, err := a.publishOnce(ctx, f)
-	if err != nil {
+	if out.Version == 0 {
 		return err
 	}
 	a.sayPublication(repo, out)
-	if f.json {
-		return json.NewEncoder(a.stdout).Encode(out)
+	return errors.Join(err, a.printPublication(out, f.json))
+}
+
+func (a *app) printPublication(p trust.Publication, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(a.stdout).Encode(p)
 	}
-	for _, image := range out.Listed {
+	for _, image := range p.Listed {
 		if _, err := fmt.Fprintln(a.stdout, image); err != nil {
 			return err
 		}

@@ -160,7 +160,7 @@ func (a *app) explain(d verify.Decision) {
 		a.progress("  %-16s version %-4d expires %s  %d of key %s", r.Role, r.Version, r.Expires.Format(time.RFC3339), r.Threshold, shortIDs(r.KeyIDs))
 	}
 	if e.Tag != "" {
-		a.progress("  tag %s is listed for it since %s", e.Tag, e.TagTime.Format(time.RFC3339))
+		a.progress("  tag %s is listed for it, by statements of %s", e.Tag, e.TagTime.Format(time.RFC3339))
 	}
 	if !e.Listed.IsZero() {
 		a.progress("  listed %s", e.Listed.Format(time.RFC3339))
