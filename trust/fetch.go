@@ -146,7 +146,7 @@ func (c *Client) partError(name string, err error) error {
 	var te *Error
 	if errors.Is(err, oci.ErrNotFound) && errors.As(e, &te) {
 		te.Err = fmt.Errorf("the trust index in %s lacks its parts: %s is missing", c.opts.Repository, name)
-		te.Advice = "a copy must carry the whole index: `crane copy`, `skopeo copy --all` (not without --all), and no --platform"
+		te.Advice = copyAdvice
 	}
 	return e
 }

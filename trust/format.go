@@ -3,6 +3,7 @@ package trust
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/bits"
@@ -15,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/imgtrust/imgtrust/internal/attest"
+	"github.com/imgtrust/imgtrust/policy"
 )
 
 const (
@@ -44,12 +46,18 @@ type manifest struct {
 	Layers        []v1.Descriptor `json:"layers,omitempty"`
 }
 
+// copyAdvice is what to do about a copy that lacks parts of the index.
+const copyAdvice = "a copy must carry the whole index: `crane copy`, `skopeo copy --all` (not without --all), and no --platform"
+
 // decodeManifest reads a manifest or index of the trust repository. Fields that
 // copying tools may add are ignored; duplicates and trailing data are not.
 func decodeManifest(data []byte, want types.MediaType) (manifest, error) {
 	var m manifest
 	if err := attest.UnmarshalStrict(data, &m, true); err != nil {
 		return m, invalid("trust index: %w", err)
+	}
+	if want == types.OCIImageIndex && m.MediaType == types.OCIManifestSchema1 && m.ArtifactType == ArtifactType {
+		return m, &Error{Code: policy.MetadataInvalid, Err: errors.New("one part of a trust index stands where the index should be"), Advice: copyAdvice}
 	}
 	// skopeo 1.9 writes the index anew without its artifact type. Nothing rests
 	// on that: the parts are named by annotations, and signed.
