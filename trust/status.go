@@ -22,7 +22,8 @@ type Status struct {
 }
 
 // Status reads the state of the repository as the client verified it, and
-// counts the inbox, which needs the right to read it: -1 when it could not.
+// counts the inbox, which needs the right to read it: -1 when it could not, and no
+// more than 20,000.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	v, err := c.current(ctx)
 	if err != nil {
@@ -49,10 +50,10 @@ func (c *Client) inboxLength(ctx context.Context) (int, error) {
 	switch {
 	case errors.Is(err, oci.ErrNotFound):
 		return 0, nil
-	case errors.Is(err, oci.ErrUnauthorized):
-		return -1, nil
-	case errors.Is(err, oci.ErrTooLarge):
+	case errors.Is(err, oci.ErrTooLarge) && len(tags) > 0:
 		return len(tags), nil
+	case errors.Is(err, oci.ErrUnauthorized), errors.Is(err, oci.ErrTooLarge):
+		return -1, nil
 	case err != nil:
 		return -1, fmt.Errorf("listing the inbox %s: %w", c.Inbox(), err)
 	}

@@ -360,7 +360,7 @@ func (a *app) printStatus(s trust.Status) error {
 	}
 	inbox := fmt.Sprint(s.Inbox)
 	if s.Inbox < 0 {
-		inbox = "not readable with these credentials"
+		inbox = "could not be read"
 	}
 	a.progress("ID %s, %d of %d bins written, %d tombstones, inbox %s", s.ID, s.Written, s.Bins, s.Revoked, inbox)
 	return nil
