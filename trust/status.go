@@ -21,9 +21,8 @@ type Status struct {
 	Inbox      int        `json:"inbox"`   // statements that wait
 }
 
-// Status reads the state of the repository as the client verified it, and
-// counts the inbox, which needs the right to read it: -1 when it could not, and no
-// more than 20,000.
+// Status reads the state of the repository as the client verified it, and counts
+// the inbox up to 20,000, which needs the right to read it: -1 when it could not.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	v, err := c.current(ctx)
 	if err != nil {

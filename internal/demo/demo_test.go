@@ -140,23 +140,3 @@ func TestReportJSON(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", text, want)
 	}
 }
-
-func TestServiceIsTheOneUnderTestdata(t *testing.T) {
-	dir := t.TempDir() + "/service"
-	if err := writeService(dir); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"Dockerfile", "go.mod", "main.go"} {
-		got, err := os.ReadFile(dir + "/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := os.ReadFile("../../testdata/service/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(got, want) {
-			t.Errorf("%s differs from testdata/service", name)
-		}
-	}
-}

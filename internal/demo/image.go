@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"embed"
 	"errors"
 	"fmt"
 	"io"
@@ -16,14 +15,8 @@ import (
 
 	"github.com/imgtrust/imgtrust/build"
 	"github.com/imgtrust/imgtrust/internal/oci"
+	"github.com/imgtrust/imgtrust/testdata"
 )
-
-// service is the demo's own image: a small HTTP service that is compiled inside
-// BuildKit with the Go SDK of this machine, so that no network is needed. Its
-// go.mod has another name here, as a module of its own could not be embedded.
-//
-//go:embed service
-var service embed.FS
 
 // serviceTime is the time of everything in the service's image: the same
 // program gives the same digest on every machine.
@@ -107,16 +100,14 @@ func (w *world) buildOptions() (build.Options, error) {
 	return o, writeService(o.Context)
 }
 
-// writeService writes the build context of the service to a new directory.
+// writeService writes the build context of the demo's own image, a small HTTP
+// service that is compiled inside BuildKit, to a new directory.
 func writeService(dir string) error {
-	files, err := fs.Sub(service, "service")
+	files, err := fs.Sub(testdata.Service, "service")
 	if err != nil {
 		return err
 	}
-	if err := os.CopyFS(dir, files); err != nil {
-		return err
-	}
-	return os.Rename(filepath.Join(dir, "go.mod.txt"), filepath.Join(dir, "go.mod"))
+	return os.CopyFS(dir, files)
 }
 
 // findSDK is the directory of the Go SDK that the go command belongs to.

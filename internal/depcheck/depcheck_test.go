@@ -36,6 +36,7 @@ var module = depcheck.Rules{
 		{"internal", []string{"internal/oci"}},
 		{"test", []string{depcheck.All}},
 		{"bench", []string{depcheck.All}},
+		{"testdata", nil},
 	},
 	Only: []depcheck.Only{
 		{"github.com/moby/buildkit", []string{"build"}},
