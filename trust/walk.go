@@ -171,7 +171,7 @@ func (w *walk) timestamp() error {
 	if errors.As(err, &equal) && bytes.Equal(data, []byte(w.old.Timestamp)) {
 		m, err = w.set.Timestamp, nil
 	} else if equal != nil {
-		return invalid("timestamp: another timestamp of version %d was seen before: two publishers collided; the next publish repairs it", w.set.Timestamp.Signed.Version)
+		return w.equivocation()
 	}
 	if err != nil {
 		return tufError(metadata.TIMESTAMP, err)
@@ -181,6 +181,17 @@ func (w *walk) timestamp() error {
 	}
 	w.raw.Timestamp = string(data)
 	return w.check(m.Signed.UnrecognizedFields, metadata.TIMESTAMP, m.Signed.Expires)
+}
+
+// equivocation is the error for two timestamps of one version: two publishers
+// have collided, and neither can be told to be the right one.
+func (w *walk) equivocation() error {
+	version := w.set.Timestamp.Signed.Version
+	advice := "the next publish repairs it"
+	if w.client.opts.expiredOnline {
+		advice = fmt.Sprintf("make sure that no other publisher runs, remove this one's state, and go on with --expect-version %d", version)
+	}
+	return &Error{Code: policy.MetadataInvalid, Err: fmt.Errorf("timestamp: another one of version %d was seen before: two publishers have collided", version), Advice: advice}
 }
 
 // snapshot verifies the snapshot that the timestamp names and refuses one in
