@@ -106,6 +106,9 @@ func (c *Client) Inbox() string {
 	return c.id.Inbox
 }
 
+// Offline tells whether the client answers from its state alone.
+func (c *Client) Offline() bool { return c.opts.Offline }
+
 // Remembers tells whether what this client sees is kept for later ones: without
 // that there is no rollback protection.
 func (c *Client) Remembers() bool { return c.opts.State != "" }
@@ -223,7 +226,7 @@ func (c *Client) Lookup(ctx context.Context, target string) (Listing, error) {
 	t, ok := bin.Signed.Targets[target]
 	if !ok {
 		return Listing{}, &Error{Code: policy.NotListed, Err: fmt.Errorf("%s is not listed", target),
-			Advice: "sign it with `imgtrust sign`, then list it with `imgtrust trust publish`"}
+			Advice: "sign it with `imgtrust sign` (with --tag, to have it by that tag), then list it with `imgtrust trust publish`"}
 	}
 	l, _, err := listing(target, t)
 	l.Bin = c.roleInfo(v, binName(binOf(target, v.bits), v.bits))

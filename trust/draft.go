@@ -50,7 +50,7 @@ func (c *Client) NewDraft(ctx context.Context, online crypto.Signer) (*Draft, er
 		return nil, err
 	}
 	return &Draft{
-		client: c, view: v, online: online, now: c.opts.Now().UTC().Truncate(time.Second),
+		client: c, view: v, online: online, now: c.Now().UTC().Truncate(time.Second),
 		bins: map[int]*metadata.Metadata[metadata.TargetsType]{}, sizes: map[int]int{}, changed: map[int]bool{},
 		revoked: slices.Clone(v.revoked),
 	}, nil

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -118,8 +119,8 @@ func newCeremony(o InitOptions) (*ceremony, error) {
 	if err := threshold("targets", &o.TargetsThreshold, o.TargetsKeys); err != nil {
 		return nil, err
 	}
-	if o.OnlineKey == nil {
-		return nil, errors.New("no online key")
+	if err := checkOnlineApart(o); err != nil {
+		return nil, err
 	}
 	if _, err := policy.Parse(policyName, o.Policy); err != nil {
 		return nil, err
@@ -137,6 +138,24 @@ func newCeremony(o InitOptions) (*ceremony, error) {
 		meta:   map[string]*metadata.MetaFiles{"targets.json": metadata.MetaFile(1)},
 		writer: &writer{registry: o.Registry, repository: o.Repository},
 	}, nil
+}
+
+// checkOnlineApart refuses an online key that is an offline one as well: a theft
+// of the publisher would then be a theft of everything.
+func checkOnlineApart(o InitOptions) error {
+	if o.OnlineKey == nil {
+		return errors.New("no online key")
+	}
+	_, online, err := tufKey(o.OnlineKey.Public())
+	if err != nil {
+		return fmt.Errorf("online key: %w", err)
+	}
+	for _, k := range slices.Concat(o.RootKeys, o.TargetsKeys) {
+		if _, id, err := tufKey(k.Public()); err == nil && id == online {
+			return errors.New("the online key is a root or targets key as well: whoever takes the publisher would have everything")
+		}
+	}
+	return nil
 }
 
 // threshold checks a threshold against distinct keys.

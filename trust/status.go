@@ -18,7 +18,7 @@ type Status struct {
 	Bins       int        `json:"bins"`
 	Written    int        `json:"written"` // bins that a publish has changed since init
 	Revoked    int        `json:"revoked"` // tombstones
-	Inbox      int        `json:"inbox"`   // statements that wait
+	Inbox      int        `json:"inbox"`   // entries, those listed by the last publish among them
 }
 
 // Status reads the state of the repository as the client verified it, and counts

@@ -70,6 +70,7 @@ func invalid(format string, args ...any) error {
 func tufError(role string, err error) error {
 	var expired *metadata.ErrExpiredMetadata
 	var version *metadata.ErrBadVersionNumber
+	var unsigned *metadata.ErrUnsignedMetadata
 	code, advice := policy.MetadataInvalid, ""
 	switch {
 	case errors.As(err, &expired):
@@ -79,6 +80,8 @@ func tufError(role string, err error) error {
 		advice = "the registry serves an older trust index than this state has seen; do not delete the state to get past it"
 	case role == metadata.ROOT:
 		code = policy.UntrustedRoot
+	case errors.As(err, &unsigned):
+		advice = "either this root.json belongs to another trust repository, or the index was tampered with"
 	}
 	return &Error{Code: code, Err: fmt.Errorf("%s: %w", role, err), Advice: advice}
 }

@@ -748,6 +748,7 @@ func TestInit(t *testing.T) {
 	}{
 		{"a threshold above the keys", func(o *trust.InitOptions) { o.RootThreshold = 3 }, "threshold 3 with 2 keys"},
 		{"no targets key", func(o *trust.InitOptions) { o.TargetsKeys = nil }, "threshold 0 with 0 keys"},
+		{"the online key is a root key", func(o *trust.InitOptions) { o.OnlineKey = v.Root[0] }, "the online key is a root"},
 		{"one key twice", func(o *trust.InitOptions) { o.RootKeys[1] = o.RootKeys[0] }, "given twice"},
 		{"a policy with an unknown field", func(o *trust.InitOptions) { o.Policy = append(o.Policy, "surprise: 1\n"...) }, "surprise"},
 		{"an unknown role in the lifetimes", func(o *trust.InitOptions) { o.Expires = map[string]time.Duration{"mirror": time.Hour} }, "unknown role"},

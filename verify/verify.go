@@ -72,10 +72,9 @@ type Evidence struct {
 // makes one: whoever starts containers takes a Result, so that nothing starts
 // undecided. The zero Result allows nothing.
 type Result struct {
-	decision   Decision
-	reference  oci.Reference
-	descriptor v1.Descriptor
-	advice     string
+	decision  Decision
+	reference oci.Reference
+	advice    string
 }
 
 // Decision returns the answer.
@@ -194,6 +193,10 @@ func (d *decider) resolve() *refusal {
 		d.image = v1.Descriptor{Digest: d.name.Digest}
 	case d.name.Tag == "":
 		return refuse(policy.Unavailable, "%s names neither a tag nor a digest", d.name.Repository)
+	case d.Trust.Offline():
+		r := refuse(policy.Unavailable, "offline, what the tag %s points to cannot be asked", d.name.Tag)
+		r.advice = "give the digest"
+		return r
 	default:
 		d.image, err = d.Registry.Resolve(d.ctx, d.name)
 	}
@@ -249,7 +252,7 @@ func (d *decider) judge() (policy.Verdict, *refusal) {
 			break
 		}
 		parent, err := d.Trust.LookupDigest(d.ctx, d.name.Repository, index)
-		if trust.CodeOf(err) == policy.NotListed && err != nil {
+		if err != nil && trust.CodeOf(err) == policy.NotListed {
 			continue
 		}
 		if err != nil {
@@ -419,7 +422,7 @@ func (d *decider) reference() oci.Reference {
 
 func (d *decider) refused(r *refusal) Result {
 	return Result{
-		reference: d.reference(), descriptor: d.image, advice: r.advice,
+		reference: d.reference(), advice: r.advice,
 		decision: Decision{Code: r.code, Image: d.reference().String(), Reasons: []string{r.reason}, Evidence: d.evidence},
 	}
 }
@@ -470,7 +473,7 @@ func (d *decider) judged(v policy.Verdict) Result {
 		d.evidence.Until = v.Until
 	}
 	return Result{
-		reference: d.reference(), descriptor: d.image,
+		reference: d.reference(),
 		decision: Decision{
 			Allowed: v.Code == policy.Allowed || v.Audit, Code: v.Code, Image: d.reference().String(),
 			Reasons: v.Reasons, Rule: v.Rule, Audit: v.Audit, Evidence: d.evidence,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -99,7 +100,7 @@ func (a *app) sign(ctx context.Context, args []string, f signFlags) error {
 	if err != nil || !f.publish {
 		return err
 	}
-	return a.publishSigned(ctx, f)
+	return a.publishSigned(ctx, f, results)
 }
 
 // inbox is the repository that was named, else the one that the verified root
@@ -131,13 +132,19 @@ func (f signFlags) trustFlags() trustFlags {
 	return trustFlags{repository: f.trust, root: f.root, registry: f.registry}
 }
 
-// publishSigned runs the publisher once, for what was signed just now.
-func (a *app) publishSigned(ctx context.Context, f signFlags) error {
+// publishSigned runs the publisher once, for what was signed just now. That one
+// of the statements was refused is a "no".
+func (a *app) publishSigned(ctx context.Context, f signFlags, signed []sign.Result) error {
 	p := publishFlags{trustFlags: f.trustFlags(), onlineKey: f.onlineKey, keys: f.keys}
 	p.state = f.state
 	out, repo, err := a.publishOnce(ctx, p)
 	if out.Version != 0 {
 		a.sayPublication(repo, out)
+	}
+	for _, refused := range out.Refused {
+		if slices.ContainsFunc(signed, func(r sign.Result) bool { return r.InboxTag == refused.Entry }) {
+			err = errors.Join(err, refusal{fmt.Errorf("the statement about %s was refused: %s", refused.Image, refused.Reason)})
+		}
 	}
 	return err
 }

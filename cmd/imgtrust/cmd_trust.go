@@ -169,6 +169,7 @@ func (a *app) sayInitialized(o trust.InitOptions, made trust.Initialized, f init
 		a.progress("  %-10s %s %s", r.Role, who, r.Expires.Format(time.DateOnly))
 	}
 	a.progress("give %s to every reader", f.output)
+	a.progress("warning: every key was on this machine: keep the root and targets keys offline from now on; to leave them here is for a laptop")
 }
 
 func refuseFile(path string) error {
@@ -304,7 +305,7 @@ func (a *app) sayPublication(repo string, p trust.Publication) {
 		a.progress("listed %s", image)
 	}
 	for _, tag := range p.Tags {
-		a.progress("tag %s moved", tag)
+		a.progress("listed the tag %s", tag)
 	}
 	a.progress("published %s version %d, fresh until %s", repo, p.Version, p.Expires.Format(time.RFC3339))
 }

@@ -1,5 +1,5 @@
-// Command imgtrust builds minimal container images, signs them, lists them in a
-// TUF trust repository kept in an OCI registry, and verifies them.
+// Command imgtrust builds container images, signs them, lists them in a TUF
+// trust repository kept in an OCI registry, and verifies them.
 //
 // Interface rules, kept by every command:
 //

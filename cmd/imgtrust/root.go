@@ -97,10 +97,10 @@ func (a *app) progress(format string, args ...any) {
 func newRootCommand(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "imgtrust",
-		Short: "Build minimal images, sign them, and run nothing else",
-		Long: `imgtrust builds the smallest container image that still works, signs it with
-TUF trust metadata kept in an ordinary OCI registry, and verifies that an image
-is signed, listed and still the newest before anything runs it.`,
+		Short: "Build images, sign them, and verify before anything runs",
+		Long: `imgtrust builds container images reproducibly, signs them, lists them in TUF
+trust metadata kept in an ordinary OCI registry, and verifies that an image is
+signed, listed and still the newest before anything runs it.`,
 		Version:       versionText(),
 		SilenceErrors: true,
 		SilenceUsage:  true,

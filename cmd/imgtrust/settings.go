@@ -129,10 +129,14 @@ func (a *app) userSettings(root *cobra.Command) (userConfiguration, error) {
 	return u, nil
 }
 
-// untrustedSettings may not stand in a file of the working tree.
-func untrustedSettings(name string) bool {
-	return slices.Contains([]string{"trust", "root", "state", "inbox", "mirrors", "publish", "online-key", "builder"}, name) ||
-		strings.HasPrefix(name, "insecure-")
+// projectOptions are what may stand in a file of the working tree: nothing that
+// decides what is trusted, which program runs, which files of this machine are
+// read, or where results are written.
+func projectOptions(command string) []string {
+	return map[string][]string{
+		"build": {"file", "target", "platform", "build-arg", "label", "annotation", "no-cache", "pull", "progress"},
+		"sign":  {"tag", "annotation", "expires"},
+	}[command]
 }
 
 // projectSettings reads imgtrust.yaml: per command, the settings of its flags.
@@ -143,7 +147,8 @@ func (a *app) projectSettings(root *cobra.Command) (map[string]map[string]settin
 	}
 	settings := map[string]map[string]setting{}
 	for _, section := range sections {
-		if !slices.Contains([]string{"build", "sign"}, section.key) {
+		allowed := projectOptions(section.key)
+		if allowed == nil {
 			return nil, fmt.Errorf("%s: %q: only options of build and sign may stand in a file of the working tree, since a pull request could choose the rest", section.place, section.key)
 		}
 		fields, err := fieldsOf(projectFile, section.node)
@@ -153,11 +158,11 @@ func (a *app) projectSettings(root *cobra.Command) (map[string]map[string]settin
 		known := flagNames(root, func(c *cobra.Command) bool { return c.Name() == section.key })
 		settings[section.key] = map[string]setting{}
 		for _, f := range fields {
-			if untrustedSettings(f.key) {
-				return nil, fmt.Errorf("%s: %q may not stand in a file of the working tree, since a pull request could choose it", f.place, f.key)
-			}
 			if !slices.Contains(known, f.key) {
 				return nil, fmt.Errorf("%s: %s has no setting %q", f.place, section.key, f.key)
+			}
+			if !slices.Contains(allowed, f.key) {
+				return nil, fmt.Errorf("%s: %q may not stand in a file of the working tree, since a pull request could choose it", f.place, f.key)
 			}
 			if settings[section.key][f.key], err = f.setting(); err != nil {
 				return nil, err

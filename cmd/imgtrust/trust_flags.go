@@ -32,13 +32,13 @@ func (f *trustFlags) register(flags *pflag.FlagSet, withRepository bool) {
 	if withRepository {
 		flags.StringVar(&f.repository, "trust", "", "trust repository, HOST/REPO")
 	}
-	flags.StringVar(&f.root, "root", "", "bootstrap root.json, as `imgtrust trust init` wrote it")
+	flags.StringVar(&f.root, "root", "", "bootstrap root.json, as imgtrust trust init wrote it")
 	flags.StringVar(&f.state, "state", "", "directory that remembers what was seen (default: below the user's state directory)")
 	f.registry.register(flags)
 }
 
-// options reads the root file and makes the options of a client whose state is
-// kept under a kind of its own.
+// clientOptions reads the root file and makes the options of a client whose
+// state is kept under a kind of its own.
 func (a *app) clientOptions(f trustFlags, kind string) (trust.ClientOptions, error) {
 	o := trust.ClientOptions{State: f.state, Offline: f.offline, Registry: a.registryClient(f.registry)}
 	if f.root == "" {
