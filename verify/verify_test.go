@@ -271,6 +271,11 @@ func TestRequests(t *testing.T) {
 	if err != nil || !r.Allowed() {
 		t.Errorf("offline: %v %v", r.Decision(), err)
 	}
+	l.Reference = oci.Reference{Repository: repo, Tag: "1"}
+	r, err = verify.Image(context.Background(), l, verify.Options{Trust: c, Registry: v.Client, Now: v.Clock.Now})
+	if err != nil || r.Decision().Code != policy.Unavailable {
+		t.Errorf("a tag, offline: %v %v", r.Decision(), err)
+	}
 	if none := v.Requests(); len(none) != 0 {
 		t.Errorf("offline makes requests: %q", none)
 	}
