@@ -20,11 +20,11 @@ import (
 // policy. Nothing of it is believed unless all of it holds.
 func (c *Client) walk(ctx context.Context, old saved, next *remoteIndex) (v *view, err error) {
 	defer recovered("metadata", &err)
-	w := &walk{client: c, ctx: ctx, old: old, next: next, id: c.id}
+	w := &walk{client: c, old: old, next: next, id: c.id}
 	w.raw.Index = next.raw
-	steps := []func() error{w.roots, w.timestamp, w.snapshot, w.targets, w.policyFile, w.expiry}
+	steps := []func(context.Context) error{w.roots, w.timestamp, w.snapshot, w.targets, w.policyFile, w.expiry}
 	for _, step := range steps {
-		if err := step(); err != nil {
+		if err := step(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -34,7 +34,6 @@ func (c *Client) walk(ctx context.Context, old saved, next *remoteIndex) (v *vie
 // walk is the state of one walk.
 type walk struct {
 	client *Client
-	ctx    context.Context // of this one call; a walk does not outlive it
 	old    saved
 	next   *remoteIndex
 
@@ -72,7 +71,7 @@ func (w *walk) check(fields map[string]any, role string, expires time.Time) erro
 
 // roots walks from the bootstrap root over the roots seen before to the newest
 // in the index, version by version (TUF 5.3).
-func (w *walk) roots() error {
+func (w *walk) roots(ctx context.Context) error {
 	set, err := newSet(w.client.opts.Root)
 	if err != nil {
 		return untrusted(err)
@@ -86,7 +85,7 @@ func (w *walk) roots() error {
 	}
 	for range maxRoots {
 		name := versioned(w.set.Root.Signed.Version+1, metadata.ROOT)
-		data, err := w.next.read(w.ctx, name, maxRootBytes)
+		data, err := w.next.read(ctx, name, maxRootBytes)
 		if errors.Is(err, errNoFile) {
 			return w.finalRoot()
 		}
@@ -156,13 +155,13 @@ func (w *walk) forgetOnRotation() {
 
 // timestamp verifies timestamp.json and refuses one older than the last seen
 // (TUF 5.4).
-func (w *walk) timestamp() error {
+func (w *walk) timestamp(ctx context.Context) error {
 	if w.old.Timestamp != "" {
 		if _, err := w.set.UpdateTimestamp([]byte(w.old.Timestamp)); err != nil && !isExpired(err) {
 			return fmt.Errorf("persisted state: %w", tufError(metadata.TIMESTAMP, err))
 		}
 	}
-	data, err := w.next.mustRead(w.ctx, "timestamp.json", maxTimestamp)
+	data, err := w.next.mustRead(ctx, "timestamp.json", maxTimestamp)
 	if err != nil {
 		return err
 	}
@@ -196,9 +195,9 @@ func (w *walk) equivocation() error {
 
 // snapshot verifies the snapshot that the timestamp names and refuses one in
 // which any role went back (TUF 5.5), then reads the tombstones.
-func (w *walk) snapshot() error {
+func (w *walk) snapshot(ctx context.Context) error {
 	name := versioned(w.set.Timestamp.Signed.Meta["snapshot.json"].Version, metadata.SNAPSHOT)
-	data, err := w.next.mustRead(w.ctx, name, maxSnapshot)
+	data, err := w.next.mustRead(ctx, name, maxSnapshot)
 	if err != nil {
 		return err
 	}
@@ -239,12 +238,12 @@ func (w *walk) oldSnapshot(next []byte) error {
 
 // targets verifies targets.json (TUF 5.6) and that it delegates to bins in the
 // one way that this format knows.
-func (w *walk) targets() error {
+func (w *walk) targets(ctx context.Context) error {
 	meta := w.set.Snapshot.Signed.Meta["targets.json"]
 	if meta == nil {
 		return invalid("snapshot: it does not name targets.json")
 	}
-	data, err := w.next.mustRead(w.ctx, versioned(meta.Version, metadata.TARGETS), maxTargets)
+	data, err := w.next.mustRead(ctx, versioned(meta.Version, metadata.TARGETS), maxTargets)
 	if err != nil {
 		return err
 	}
@@ -265,12 +264,12 @@ func (w *walk) targets() error {
 }
 
 // policyFile reads the policy, a target that the offline targets keys signed.
-func (w *walk) policyFile() error {
+func (w *walk) policyFile(ctx context.Context) error {
 	t := w.set.Targets[metadata.TARGETS].Signed.Targets[policyName]
 	if t == nil || len(t.Hashes["sha256"]) == 0 {
 		return invalid("targets: it does not list %s", policyName)
 	}
-	data, err := w.next.mustRead(w.ctx, policyFileName(t), maxPolicy)
+	data, err := w.next.mustRead(ctx, policyFileName(t), maxPolicy)
 	if err != nil {
 		return err
 	}
@@ -292,7 +291,7 @@ func policyFileName(t *metadata.TargetFiles) string {
 
 // expiry checks, for a publisher, the roles that it cannot renew itself: for a
 // reader go-tuf has refused every expired role on the way.
-func (w *walk) expiry() error {
+func (w *walk) expiry(context.Context) error {
 	now := w.now()
 	if w.set.Root.Signed.IsExpired(now) {
 		return tufError(metadata.ROOT, &metadata.ErrExpiredMetadata{Msg: "it has expired"})

@@ -101,17 +101,16 @@ func Image(ctx context.Context, l oci.Location, o Options) (Result, error) {
 	if l.Layout != "" && o.As.Repository == "" {
 		return Result{}, errors.New("an OCI layout has no trusted name: say under which it is judged, with --as REPO[:TAG]")
 	}
-	d := &decider{Options: o, ctx: ctx, location: l, name: l.Reference}
+	d := &decider{Options: o, location: l, name: l.Reference}
 	if l.Layout != "" {
 		d.name = o.As
 	}
-	return d.decide(), nil
+	return d.decide(ctx), nil
 }
 
 // decider is the state of one decision.
 type decider struct {
 	Options
-	ctx      context.Context // of this one call
 	location oci.Location
 	name     oci.Reference // the trusted name
 	source   oci.Source    // of a layout
@@ -122,19 +121,19 @@ type decider struct {
 }
 
 // decide runs the steps in the order in which their refusals rank.
-func (d *decider) decide() Result {
-	steps := []func() *refusal{d.openTrust, d.resolve, d.checkDenied}
+func (d *decider) decide(ctx context.Context) Result {
+	steps := []func(context.Context) *refusal{d.openTrust, d.resolve, d.checkDenied}
 	for _, step := range steps {
-		if r := step(); r != nil {
+		if r := step(ctx); r != nil {
 			return d.refused(r)
 		}
 	}
-	verdict, r := d.judge()
+	verdict, r := d.judge(ctx)
 	if r != nil && d.audits(r.code) {
-		return d.audited(r)
+		return d.audited(ctx, r)
 	}
 	if r == nil {
-		r = d.checkContent()
+		r = d.checkContent(ctx)
 	}
 	if r != nil {
 		return d.refused(r)
@@ -164,19 +163,19 @@ func fromTrust(err error) *refusal {
 }
 
 // openTrust brings the trust repository up to date and reads the policy.
-func (d *decider) openTrust() *refusal {
+func (d *decider) openTrust(ctx context.Context) *refusal {
 	d.evidence = Evidence{TrustRepository: d.Trust.Repository(), TrustID: d.Trust.ID(), RollbackProtected: d.Trust.Remembers()}
 	var err error
-	if d.policy, err = d.Trust.Policy(d.ctx); err != nil {
+	if d.policy, err = d.Trust.Policy(ctx); err != nil {
 		return fromTrust(err)
 	}
-	if d.revoked, err = d.Trust.Revoked(d.ctx); err != nil {
+	if d.revoked, err = d.Trust.Revoked(ctx); err != nil {
 		return fromTrust(err)
 	}
-	if d.evidence.Roles, err = d.Trust.Chain(d.ctx); err != nil {
+	if d.evidence.Roles, err = d.Trust.Chain(ctx); err != nil {
 		return fromTrust(err)
 	}
-	if d.evidence.Until, err = d.Trust.Until(d.ctx); err != nil {
+	if d.evidence.Until, err = d.Trust.Until(ctx); err != nil {
 		return fromTrust(err)
 	}
 	return nil
@@ -184,11 +183,11 @@ func (d *decider) openTrust() *refusal {
 
 // resolve finds the digest to decide on: given, or what the tag points to now,
 // or what the layout holds.
-func (d *decider) resolve() *refusal {
+func (d *decider) resolve(ctx context.Context) *refusal {
 	var err error
 	switch {
 	case d.location.Layout != "":
-		d.source, d.image, err = d.Registry.Open(d.ctx, d.location)
+		d.source, d.image, err = d.Registry.Open(ctx, d.location)
 	case d.name.Digest != v1.Hash{}:
 		d.image = v1.Descriptor{Digest: d.name.Digest}
 	case d.name.Tag == "":
@@ -198,7 +197,7 @@ func (d *decider) resolve() *refusal {
 		r.advice = "give the digest"
 		return r
 	default:
-		d.image, err = d.Registry.Resolve(d.ctx, d.name)
+		d.image, err = d.Registry.Resolve(ctx, d.name)
 	}
 	if err != nil {
 		r := fromTrust(err)
@@ -212,7 +211,7 @@ func (d *decider) resolve() *refusal {
 
 // checkDenied refuses digests that the policy or a tombstone names, before
 // anything else is asked about them.
-func (d *decider) checkDenied() *refusal {
+func (d *decider) checkDenied(context.Context) *refusal {
 	digest := d.image.Digest.String()
 	if _, denied := d.policy.Denied(digest); denied {
 		return refuse(policy.Denied, "the policy denies %s", digest)
@@ -232,11 +231,11 @@ func (d *decider) checkRevoked(digests ...string) *refusal {
 
 // judge looks the image up and lets the policy decide on its statements: those
 // of the tag, else those of the digest, else those of an index that lists it.
-func (d *decider) judge() (policy.Verdict, *refusal) {
+func (d *decider) judge(ctx context.Context) (policy.Verdict, *refusal) {
 	if d.name.Tag != "" {
-		return d.judgeTag()
+		return d.judgeTag(ctx)
 	}
-	l, err := d.Trust.LookupDigest(d.ctx, d.name.Repository, d.image.Digest)
+	l, err := d.Trust.LookupDigest(ctx, d.name.Repository, d.image.Digest)
 	if err != nil {
 		return policy.Verdict{}, fromTrust(err)
 	}
@@ -251,7 +250,7 @@ func (d *decider) judge() (policy.Verdict, *refusal) {
 		if best.Code == policy.Allowed || best.Code == policy.Denied {
 			break
 		}
-		parent, err := d.Trust.LookupDigest(d.ctx, d.name.Repository, index)
+		parent, err := d.Trust.LookupDigest(ctx, d.name.Repository, index)
 		if err != nil && trust.CodeOf(err) == policy.NotListed {
 			continue
 		}
@@ -274,8 +273,8 @@ func (d *decider) judge() (policy.Verdict, *refusal) {
 
 // judgeTag decides on the entry of the tag, which carries the statements that
 // name it, and refuses a tag that went back.
-func (d *decider) judgeTag() (policy.Verdict, *refusal) {
-	l, err := d.Trust.LookupTag(d.ctx, d.name.Repository, d.name.Tag)
+func (d *decider) judgeTag(ctx context.Context) (policy.Verdict, *refusal) {
+	l, err := d.Trust.LookupTag(ctx, d.name.Repository, d.name.Tag)
 	if err != nil {
 		return policy.Verdict{}, fromTrust(err)
 	}
@@ -288,7 +287,7 @@ func (d *decider) judgeTag() (policy.Verdict, *refusal) {
 	}
 	d.evidence.Tag, d.evidence.TagTime = d.name.Tag, v.Time
 	if v.Code == policy.Allowed {
-		if err := d.Trust.RememberTag(d.ctx, d.name.Repository, d.name.Tag, l.Digest, v.Time); err != nil {
+		if err := d.Trust.RememberTag(ctx, d.name.Repository, d.name.Tag, l.Digest, v.Time); err != nil {
 			return v, fromTrust(err)
 		}
 	}
@@ -331,11 +330,11 @@ func (d *decider) checkRevokedBy(v policy.Verdict, indexes []v1.Hash) *refusal {
 }
 
 // checkContent hashes every byte of a layout: nothing else vouches for a disk.
-func (d *decider) checkContent() *refusal {
+func (d *decider) checkContent(ctx context.Context) *refusal {
 	if d.source == nil {
 		return nil
 	}
-	if err := Content(d.ctx, d.source, d.image.Digest); err != nil {
+	if err := Content(ctx, d.source, d.image.Digest); err != nil {
 		r := fromTrust(fmt.Errorf("reading %s: %w", d.location, err))
 		if errors.Is(err, oci.ErrContentMismatch) || errors.Is(err, oci.ErrNotFound) {
 			r.code = policy.ContentMismatch
@@ -441,8 +440,8 @@ func (d *decider) asUnsigned() policy.Verdict {
 
 // audited lets an image pass that an audit rule allows in spite of r, unless what
 // is listed of its digest denies or revokes it, or its bytes are wrong.
-func (d *decider) audited(r *refusal) Result {
-	l, err := d.Trust.LookupDigest(d.ctx, d.name.Repository, d.image.Digest)
+func (d *decider) audited(ctx context.Context, r *refusal) Result {
+	l, err := d.Trust.LookupDigest(ctx, d.name.Repository, d.image.Digest)
 	if err != nil && trust.CodeOf(err) != policy.NotListed {
 		return d.refused(fromTrust(err))
 	}
@@ -455,7 +454,7 @@ func (d *decider) audited(r *refusal) Result {
 			return d.refused(revoked)
 		}
 	}
-	if wrong := d.checkContent(); wrong != nil {
+	if wrong := d.checkContent(ctx); wrong != nil {
 		return d.refused(wrong)
 	}
 	result := d.refused(r)
