@@ -33,6 +33,20 @@ func decide(t *testing.T, v *testkit.VirtualTrust, image string, state string) v
 	return r.Decision()
 }
 
+// forced lists an image of a repository with a statement that names about as its
+// repository, with the online key and no check, as its thief would. It returns
+// the image by its digest.
+func forced(v *testkit.VirtualTrust, repo, signer, about string) string {
+	d := testkit.Push(v.T, v.Client, repo, "1", testkit.Image(v.T, "web"))
+	v.Force(func(ctx context.Context, draft *trust.Draft) {
+		e := v.Sign(signer, v.Release(about, d))
+		if err := draft.ListDigest(ctx, repo, d.Digest, d.Size, []attest.Envelope{e}); err != nil {
+			v.T.Fatal(err)
+		}
+	})
+	return repo + "@" + d.Digest.String()
+}
+
 // TestImage tells the story of one image from push to verdict.
 func TestImage(t *testing.T) {
 	stories := []struct {
@@ -63,53 +77,25 @@ func TestImage(t *testing.T) {
 	}, {
 		summary: "a repository without a rule is refused even when signed",
 		act: func(v *testkit.VirtualTrust, repo string) string {
-			d := testkit.Push(v.T, v.Client, repo+"/other/web", "1", testkit.Image(v.T, "web"))
-			v.Force(func(ctx context.Context, draft *trust.Draft) {
-				env := v.Sign("ci", v.Release(repo+"/other/web", d, "1"))
-				if err := draft.ListDigest(ctx, repo+"/other/web", d.Digest, d.Size, []attest.Envelope{env}); err != nil {
-					v.T.Fatal(err)
-				}
-			})
-			return repo + "/other/web@" + d.Digest.String()
+			return forced(v, repo+"/other/web", "ci", repo+"/other/web")
 		},
 		code: policy.NoRule,
 	}, {
 		summary: "one signature of two required ones, listed with a stolen online key",
 		act: func(v *testkit.VirtualTrust, repo string) string {
-			d := testkit.Push(v.T, v.Client, repo+"/two/web", "1", testkit.Image(v.T, "web"))
-			v.Force(func(ctx context.Context, draft *trust.Draft) {
-				env := v.Sign("ci", v.Release(repo+"/two/web", d))
-				if err := draft.ListDigest(ctx, repo+"/two/web", d.Digest, d.Size, []attest.Envelope{env}); err != nil {
-					v.T.Fatal(err)
-				}
-			})
-			return repo + "/two/web@" + d.Digest.String()
+			return forced(v, repo+"/two/web", "ci", repo+"/two/web")
 		},
 		code: policy.ThresholdNotMet,
 	}, {
 		summary: "a signature by a key that the policy does not name, listed with a stolen online key",
 		act: func(v *testkit.VirtualTrust, repo string) string {
-			d := testkit.Push(v.T, v.Client, repo+"/app/web", "1", testkit.Image(v.T, "web"))
-			v.Force(func(ctx context.Context, draft *trust.Draft) {
-				env := v.Sign("mallory", v.Release(repo+"/app/web", d))
-				if err := draft.ListDigest(ctx, repo+"/app/web", d.Digest, d.Size, []attest.Envelope{env}); err != nil {
-					v.T.Fatal(err)
-				}
-			})
-			return repo + "/app/web@" + d.Digest.String()
+			return forced(v, repo+"/app/web", "mallory", repo+"/app/web")
 		},
 		code: policy.BadSignature,
 	}, {
 		summary: "a statement copied from another repository, listed with a stolen online key",
 		act: func(v *testkit.VirtualTrust, repo string) string {
-			d := testkit.Push(v.T, v.Client, repo+"/app/web", "1", testkit.Image(v.T, "web"))
-			v.Force(func(ctx context.Context, draft *trust.Draft) {
-				env := v.Sign("ci", v.Release(repo+"/app/other", d))
-				if err := draft.ListDigest(ctx, repo+"/app/web", d.Digest, d.Size, []attest.Envelope{env}); err != nil {
-					v.T.Fatal(err)
-				}
-			})
-			return repo + "/app/web@" + d.Digest.String()
+			return forced(v, repo+"/app/web", "ci", repo+"/app/other")
 		},
 		code: policy.WrongRepository,
 	}, {
