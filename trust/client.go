@@ -117,6 +117,12 @@ func (c *Client) Remembers() bool { return c.opts.State != "" }
 // of the new metadata is checked before any of it is believed or persisted.
 // Offline it checks the persisted state instead.
 func (c *Client) Refresh(ctx context.Context) error {
+	return c.refresh(ctx, func(saved, *view) error { return nil })
+}
+
+// refresh is Refresh with a last word by the caller: what accept refuses is
+// neither believed nor persisted, so that trying again does not make it good.
+func (c *Client) refresh(ctx context.Context, accept func(old saved, v *view) error) error {
 	unlock, err := c.dir.lock(ctx)
 	if err != nil {
 		return err
@@ -132,6 +138,9 @@ func (c *Client) Refresh(ctx context.Context) error {
 	}
 	v, err := c.walk(ctx, old, next)
 	if err != nil {
+		return err
+	}
+	if err := accept(old, v); err != nil {
 		return err
 	}
 	v.raw.Floor = c.now(old.Floor).UTC()

@@ -72,7 +72,7 @@ func (p *Publisher) Publish(ctx context.Context) (Publication, error) {
 		return Publication{}, err
 	}
 	defer unlock()
-	if err := p.refresh(ctx); err != nil {
+	if err := p.client.refresh(ctx, p.accept); err != nil {
 		return Publication{}, err
 	}
 	in, inboxErr := p.readInbox(ctx)
@@ -108,16 +108,11 @@ func (p *Publisher) lock(ctx context.Context) (func(), error) {
 	return func() { _ = l.Unlock() }, nil
 }
 
-func (p *Publisher) refresh(ctx context.Context) error {
-	old, err := p.client.dir.load()
-	if err != nil {
-		return err
-	}
-	if err := p.client.Refresh(ctx); err != nil {
-		return err
-	}
-	version := p.client.last().set.Timestamp.Signed.Version
-	if old.Timestamp == "" && p.opts.ExpectVersion == 0 && !p.client.Now().Before(p.client.last().until) {
+// accept refuses to build on an index of which neither this publisher's state nor
+// its caller says that it is the newest.
+func (p *Publisher) accept(old saved, v *view) error {
+	version := v.set.Timestamp.Signed.Version
+	if old.Timestamp == "" && p.opts.ExpectVersion == 0 && !p.client.now(old.Floor).Before(v.until) {
 		return &Error{Code: policy.MetadataExpired, Err: fmt.Errorf("the trust index, version %d, has expired, and this publisher has no state that says it is the newest", version),
 			Advice: fmt.Sprintf("when it is known to be the newest, say so with --expect-version %d", version)}
 	}
