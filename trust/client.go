@@ -8,6 +8,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
@@ -53,7 +54,8 @@ type Client struct {
 
 // view is one verified state of the repository.
 type view struct {
-	set     *trustedmetadata.TrustedMetadata
+	set     *trustedmetadata.TrustedMetadata // the top-level roles; not changed any more
+	bins    *lru.Cache[int, *metadata.Metadata[metadata.TargetsType]]
 	raw     saved                    // the bytes it was verified from
 	top     map[string]v1.Descriptor // files of the top manifest, by name
 	groups  []group
@@ -238,17 +240,15 @@ func (c *Client) Lookup(ctx context.Context, target string) (Listing, error) {
 			Advice: "sign it with `imgtrust sign` (with --tag, to have it by that tag), then list it with `imgtrust trust publish`"}
 	}
 	l, _, err := listing(target, t)
-	l.Bin = c.roleInfo(v, binName(binOf(target, v.bits), v.bits))
+	l.Bin = v.binInfo(bin, binName(binOf(target, v.bits), v.bits))
 	return l, err
 }
 
 // bin returns one verified bin of the view.
 func (c *Client) bin(ctx context.Context, v *view, n int) (*metadata.Metadata[metadata.TargetsType], error) {
 	name := binName(n, v.bits)
-	c.mu.Lock()
-	bin := v.set.Targets[name]
-	c.mu.Unlock()
-	if bin == nil {
+	bin, known := v.bins.Get(n)
+	if !known {
 		data, err := c.fetchBin(ctx, v, n)
 		if err != nil {
 			return nil, err
@@ -256,6 +256,7 @@ func (c *Client) bin(ctx context.Context, v *view, n int) (*metadata.Metadata[me
 		if bin, err = c.trustBin(v, name, data); err != nil {
 			return nil, err
 		}
+		v.bins.Add(n, bin)
 	}
 	if err := c.checkUnexpired(bin.Signed.IsExpired, name); err != nil {
 		return nil, err
@@ -269,17 +270,14 @@ func (c *Client) trustBin(v *view, name string, data []byte) (bin *metadata.Meta
 	if err := strictJSON(name, data); err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	bin, err = v.set.UpdateDelegatedTargets(data, name, metadata.TARGETS)
+	set := *v.set // of its own, so that bins are verified beside each other and not kept
+	set.Targets = map[string]*metadata.Metadata[metadata.TargetsType]{metadata.TARGETS: v.set.Targets[metadata.TARGETS]}
+	bin, err = set.UpdateDelegatedTargets(data, name, metadata.TARGETS)
 	if err != nil {
 		return nil, tufError(name, err)
 	}
-	if _, err = checkRole(v.id, bin.Signed.UnrecognizedFields, name, "bins", bin.Signed.Expires, c.now(v.raw.Floor)); err != nil {
-		delete(v.set.Targets, name)
-		return nil, err
-	}
-	return bin, nil
+	_, err = checkRole(v.id, bin.Signed.UnrecognizedFields, name, "bins", bin.Signed.Expires, c.now(v.raw.Floor))
+	return bin, err
 }
 
 // checkRole checks what TUF does not: that a role belongs to this repository,
@@ -316,20 +314,21 @@ func (c *Client) Chain(ctx context.Context) ([]RoleInfo, error) {
 	}
 	var chain []RoleInfo
 	for _, role := range []string{metadata.ROOT, metadata.TIMESTAMP, metadata.SNAPSHOT, metadata.TARGETS} {
-		chain = append(chain, c.roleInfo(v, role))
+		chain = append(chain, v.roleInfo(role))
 	}
 	return chain, nil
 }
 
-func (c *Client) roleInfo(v *view, role string) RoleInfo {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	info := RoleInfo{Role: role}
-	if r := v.set.Root.Signed.Roles[role]; r != nil {
-		info.KeyIDs, info.Threshold = r.KeyIDs, r.Threshold
-	} else if s := v.set.Targets[metadata.TARGETS].Signed.Delegations.SuccinctRoles; s != nil {
-		info.KeyIDs, info.Threshold = s.KeyIDs, s.Threshold
-	}
+// binInfo is what a verified bin says of itself.
+func (v *view) binInfo(bin *metadata.Metadata[metadata.TargetsType], name string) RoleInfo {
+	by := v.set.Targets[metadata.TARGETS].Signed.Delegations.SuccinctRoles
+	return RoleInfo{Role: name, Version: bin.Signed.Version, Expires: bin.Signed.Expires, KeyIDs: by.KeyIDs, Threshold: by.Threshold}
+}
+
+// roleInfo is what a top-level role says of itself.
+func (v *view) roleInfo(role string) RoleInfo {
+	r := v.set.Root.Signed.Roles[role]
+	info := RoleInfo{Role: role, KeyIDs: r.KeyIDs, Threshold: r.Threshold}
 	switch role {
 	case metadata.ROOT:
 		info.Version, info.Expires = v.set.Root.Signed.Version, v.set.Root.Signed.Expires
@@ -337,10 +336,9 @@ func (c *Client) roleInfo(v *view, role string) RoleInfo {
 		info.Version, info.Expires = v.set.Timestamp.Signed.Version, v.set.Timestamp.Signed.Expires
 	case metadata.SNAPSHOT:
 		info.Version, info.Expires = v.set.Snapshot.Signed.Version, v.set.Snapshot.Signed.Expires
-	default:
-		if t := v.set.Targets[role]; t != nil {
-			info.Version, info.Expires = t.Signed.Version, t.Signed.Expires
-		}
+	case metadata.TARGETS:
+		t := v.set.Targets[role]
+		info.Version, info.Expires = t.Signed.Version, t.Signed.Expires
 	}
 	return info
 }

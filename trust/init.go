@@ -69,19 +69,19 @@ func Init(ctx context.Context, o InitOptions) (Initialized, error) {
 		return Initialized{}, err
 	}
 	top := map[string]v1.Descriptor{}
-	root, err := c.writeRoot(top)
+	root, err := c.writeRoot(ctx, top)
 	if err != nil {
-		return Initialized{}, err
+		return Initialized{}, c.writer.abandon(err)
 	}
-	if err := c.writeTargets(top); err != nil {
-		return Initialized{}, err
+	if err := c.writeTargets(ctx, top); err != nil {
+		return Initialized{}, c.writer.abandon(err)
 	}
-	groups, err := c.writeBins()
+	groups, err := c.writeBins(ctx)
 	if err != nil {
-		return Initialized{}, err
+		return Initialized{}, c.writer.abandon(err)
 	}
-	if err := c.writeOnline(top); err != nil {
-		return Initialized{}, err
+	if err := c.writeOnline(ctx, top); err != nil {
+		return Initialized{}, c.writer.abandon(err)
 	}
 	if _, err := c.writer.finish(ctx, top, groups); err != nil {
 		return Initialized{}, err
@@ -136,7 +136,7 @@ func newCeremony(o InitOptions) (*ceremony, error) {
 	return &ceremony{
 		InitOptions: o, id: id, now: o.Now().UTC().Truncate(time.Second), bits: binBits(o.ExpectedImages),
 		meta:   map[string]*metadata.MetaFiles{"targets.json": metadata.MetaFile(1)},
-		writer: &writer{registry: o.Registry, repository: o.Repository},
+		writer: newWriter(o.Registry, o.Repository, v1.Hash{}),
 	}, nil
 }
 
@@ -193,7 +193,7 @@ func (c *ceremony) refuseExisting(ctx context.Context) error {
 	return &Error{Err: fmt.Errorf("%s exists already", ref), Advice: "use another repository name; an existing one changes by `imgtrust trust publish`"}
 }
 
-func (c *ceremony) writeRoot(top map[string]v1.Descriptor) ([]byte, error) {
+func (c *ceremony) writeRoot(ctx context.Context, top map[string]v1.Descriptor) ([]byte, error) {
 	m := metadata.Root(c.now.Add(c.id.lifetime(metadata.ROOT)))
 	m.Signed.ConsistentSnapshot = true
 	m.Signed.UnrecognizedFields = identityFields(c.id)
@@ -223,7 +223,7 @@ func (c *ceremony) writeRoot(top map[string]v1.Descriptor) ([]byte, error) {
 		return nil, err
 	}
 	// A reader begins with a root: it asks for those that came after, once.
-	return data, c.addTop(top, versioned(1, metadata.ROOT), metadataType, data, notInline)
+	return data, c.addTop(ctx, top, versioned(1, metadata.ROOT), metadataType, data, notInline)
 }
 
 func addRootKey(root *metadata.RootType, k crypto.Signer, role string) error {
@@ -234,7 +234,7 @@ func addRootKey(root *metadata.RootType, k crypto.Signer, role string) error {
 	return root.AddKey(key, role)
 }
 
-func (c *ceremony) writeTargets(top map[string]v1.Descriptor) error {
+func (c *ceremony) writeTargets(ctx context.Context, top map[string]v1.Descriptor) error {
 	key, id, err := tufKey(c.OnlineKey.Public())
 	if err != nil {
 		return fmt.Errorf("online key: %w", err)
@@ -255,14 +255,14 @@ func (c *ceremony) writeTargets(top map[string]v1.Descriptor) error {
 		return err
 	}
 	name := hex.EncodeToString(sum[:]) + "." + policyName
-	if err := c.addTop(top, name, targetType, c.Policy, maxInlinePolicy); err != nil {
+	if err := c.addTop(ctx, top, name, targetType, c.Policy, maxInlinePolicy); err != nil {
 		return err
 	}
-	return c.addTop(top, versioned(1, metadata.TARGETS), metadataType, data, maxInline)
+	return c.addTop(ctx, top, versioned(1, metadata.TARGETS), metadataType, data, maxInline)
 }
 
 // writeBins signs every bin empty: none is ever added later.
-func (c *ceremony) writeBins() ([]v1.Descriptor, error) {
+func (c *ceremony) writeBins(ctx context.Context) ([]v1.Descriptor, error) {
 	var groups []v1.Descriptor
 	size := groupSize(c.bits)
 	for first := 0; first < 1<<c.bits; first += size {
@@ -273,7 +273,7 @@ func (c *ceremony) writeBins() ([]v1.Descriptor, error) {
 			if err != nil {
 				return nil, err
 			}
-			layers[f.name] = c.writer.add(f, notInline)
+			layers[f.name] = c.writer.add(ctx, f, notInline)
 			c.meta[name+".json"] = metadata.MetaFile(1)
 		}
 		d, err := c.writer.addGroup(layers, rangeText(first, first+size-1, c.bits))
@@ -285,7 +285,7 @@ func (c *ceremony) writeBins() ([]v1.Descriptor, error) {
 	return groups, nil
 }
 
-func (c *ceremony) writeOnline(top map[string]v1.Descriptor) error {
+func (c *ceremony) writeOnline(ctx context.Context, top map[string]v1.Descriptor) error {
 	_, snapshot, err := signSnapshot(c.id, 1, c.meta, nil, c.now, c.OnlineKey)
 	if err != nil {
 		return err
@@ -294,18 +294,18 @@ func (c *ceremony) writeOnline(top map[string]v1.Descriptor) error {
 	if err != nil {
 		return err
 	}
-	if err := c.addTop(top, versioned(1, metadata.SNAPSHOT), metadataType, snapshot, maxInline); err != nil {
+	if err := c.addTop(ctx, top, versioned(1, metadata.SNAPSHOT), metadataType, snapshot, maxInline); err != nil {
 		return err
 	}
-	return c.addTop(top, "timestamp.json", metadataType, timestamp, maxInline)
+	return c.addTop(ctx, top, "timestamp.json", metadataType, timestamp, maxInline)
 }
 
-func (c *ceremony) addTop(top map[string]v1.Descriptor, name string, media types.MediaType, data []byte, inline int) error {
+func (c *ceremony) addTop(ctx context.Context, top map[string]v1.Descriptor, name string, media types.MediaType, data []byte, inline int) error {
 	f, err := newFile(name, media, data)
 	if err != nil {
 		return err
 	}
-	top[name] = c.writer.add(f, inline)
+	top[name] = c.writer.add(ctx, f, inline)
 	return nil
 }
 
@@ -319,5 +319,5 @@ func (c *ceremony) result(ctx context.Context, root []byte) (Initialized, error)
 	if err != nil {
 		return Initialized{}, fmt.Errorf("verifying the new trust repository: %w", err)
 	}
-	return Initialized{ID: c.id.Repository, Root: root, Bins: 1 << c.bits, Roles: roles, Bytes: c.writer.bytes}, nil
+	return Initialized{ID: c.id.Repository, Root: root, Bins: 1 << c.bits, Roles: roles, Bytes: c.writer.bytes.Load()}, nil
 }

@@ -31,12 +31,13 @@ const (
 	maxEntry      = 96 << 10   // bytes of the statements of one target
 	maxBinEntries = maxBin / 4 // bytes of all entries of a bin, when written
 	maxCached     = 1024       // files of the blob cache
+	maxDecoded    = 128        // decoded bins that a view keeps in memory
 
 	maxInboxEntry   = 64 << 10            // bytes of one inbox bundle
 	maxInboxEntries = 20_000              // entries that one publish reads
 	inboxTTL        = 30 * 24 * time.Hour // an inbox statement older than this is dropped
 
-	renewSlice = 64 // bins that one publish looks at for renewal
+	renewSlice = 64 // bins that one publish looks at for renewal, at least
 
 	clockSkew = 5 * time.Minute // tolerated between the clocks of publisher and reader
 	lockWait  = 30 * time.Second

@@ -253,11 +253,11 @@ func newScaleRepository(tb testing.TB, f *fleet, groupSize int) *scaleRepository
 	must(tb, err)
 	c.bits = f.bits
 	top := map[string]v1.Descriptor{}
-	r.root, err = c.writeRoot(top)
+	r.root, err = c.writeRoot(ctx, top)
 	must(tb, err)
-	must(tb, c.writeTargets(top))
+	must(tb, c.writeTargets(ctx, top))
 	groups := r.writeBins(ctx, c, groupSize)
-	must(tb, c.writeOnline(top))
+	must(tb, c.writeOnline(ctx, top))
 	_, err = c.writer.finish(ctx, top, groups)
 	must(tb, err)
 	return r
@@ -285,7 +285,7 @@ func (r *scaleRepository) writeBins(ctx context.Context, c *ceremony, size int) 
 }
 
 func (r *scaleRepository) writeGroup(ctx context.Context, c *ceremony, first, size int) (v1.Descriptor, error) {
-	w := &writer{registry: c.Registry, repository: c.Repository}
+	w := newWriter(c.Registry, c.Repository, v1.Hash{})
 	layers := map[string]v1.Descriptor{}
 	for n := first; n < first+size; n++ {
 		bin, err := r.bin(n)
@@ -296,13 +296,13 @@ func (r *scaleRepository) writeGroup(ctx context.Context, c *ceremony, first, si
 		if err != nil {
 			return v1.Descriptor{}, err
 		}
-		layers[f.name] = w.add(f, notInline)
+		layers[f.name] = w.add(ctx, f, notInline)
 	}
 	d, err := w.addGroup(layers, rangeText(first, first+size-1, r.bits))
 	if err != nil {
 		return d, err
 	}
-	if err := w.uploadBlobs(ctx); err != nil {
+	if err := w.uploads.Wait(); err != nil {
 		return d, err
 	}
 	return d, w.uploadManifests(ctx)

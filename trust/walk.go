@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
@@ -28,7 +29,7 @@ func (c *Client) walk(ctx context.Context, old saved, next *remoteIndex) (v *vie
 			return nil, err
 		}
 	}
-	return w.view(), nil
+	return w.view()
 }
 
 // walk is the state of one walk.
@@ -44,9 +45,10 @@ type walk struct {
 	id      identity // of the newest root
 }
 
-func (w *walk) view() *view {
+func (w *walk) view() (*view, error) {
+	bins, err := lru.New[int, *metadata.Metadata[metadata.TargetsType]](maxDecoded)
 	succinct := w.set.Targets[metadata.TARGETS].Signed.Delegations.SuccinctRoles
-	return &view{set: w.set, raw: w.raw, top: w.next.top, groups: w.next.groups, policy: w.policy, revoked: w.revoked, bits: succinct.BitLength, id: w.id, until: w.until()}
+	return &view{set: w.set, bins: bins, raw: w.raw, top: w.next.top, groups: w.next.groups, policy: w.policy, revoked: w.revoked, bits: succinct.BitLength, id: w.id, until: w.until()}, err
 }
 
 // until is the earliest expiry of the top-level roles.
@@ -251,12 +253,11 @@ func (w *walk) targets(ctx context.Context) error {
 	if err != nil {
 		return tufError(metadata.TARGETS, err)
 	}
-	d := m.Signed.Delegations
-	if d == nil || d.SuccinctRoles == nil || len(d.Roles) != 0 || d.SuccinctRoles.NamePrefix != binPrefix ||
-		d.SuccinctRoles.BitLength < 1 || d.SuccinctRoles.BitLength > maxBinBits {
-		return invalid("targets: it must delegate by succinct hash bins %q and nothing else", binPrefix)
+	bits, err := binsOf(m.Signed)
+	if err != nil {
+		return err
 	}
-	if err := checkGroups(w.next.groups, d.SuccinctRoles.BitLength); err != nil {
+	if err := checkGroups(w.next.groups, bits); err != nil {
 		return err
 	}
 	w.raw.Targets = string(data)
@@ -265,9 +266,9 @@ func (w *walk) targets(ctx context.Context) error {
 
 // policyFile reads the policy, a target that the offline targets keys signed.
 func (w *walk) policyFile(ctx context.Context) error {
-	t := w.set.Targets[metadata.TARGETS].Signed.Targets[policyName]
-	if t == nil || len(t.Hashes["sha256"]) == 0 {
-		return invalid("targets: it does not list %s", policyName)
+	t, err := policyTarget(w.set.Targets[metadata.TARGETS].Signed)
+	if err != nil {
+		return err
 	}
 	data, err := w.next.mustRead(ctx, policyFileName(t), maxPolicy)
 	if err != nil {

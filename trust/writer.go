@@ -2,9 +2,12 @@ package trust
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -13,20 +16,48 @@ import (
 	"github.com/imgtrust/imgtrust/internal/oci"
 )
 
-// writer collects the blobs and manifests of one publication and uploads them:
-// parts before what refers to them, the tag last.
+// writer writes one publication: blobs as they come, at most eight at a time,
+// then the manifests that refer to them, the tag last. Until the tag is switched
+// nobody sees any of it. Its add methods may be called concurrently.
 type writer struct {
 	registry   *oci.Client
 	repository string
 	base       v1.Hash // the index that this one follows; zero for a first one
-	blobs      []file
-	manifests  [][]byte
-	bytes      int64
+	bytes      atomic.Int64
+
+	uploads errgroup.Group
+	failed  atomic.Bool // an upload failed: the others are not tried
+
+	mu        sync.Mutex
+	manifests [][]byte
 }
 
-// add takes a file to upload and returns its descriptor.
-func (w *writer) add(f file, inline int) v1.Descriptor {
-	w.blobs = append(w.blobs, f)
+func newWriter(registry *oci.Client, repository string, base v1.Hash) *writer {
+	w := &writer{registry: registry, repository: repository, base: base}
+	w.uploads.SetLimit(8)
+	return w
+}
+
+// abandon waits for the uploads and returns why nothing came of them.
+func (w *writer) abandon(err error) error {
+	w.failed.Store(true)
+	return errors.Join(err, w.uploads.Wait())
+}
+
+// add uploads a file and returns its descriptor, waiting while too many others
+// are on their way. Whether the upload succeeds, finish tells.
+func (w *writer) add(ctx context.Context, f file, inline int) v1.Descriptor {
+	w.bytes.Add(int64(len(f.stored)))
+	w.uploads.Go(func() error {
+		if w.failed.Load() {
+			return nil
+		}
+		if _, err := w.registry.PutBlob(ctx, w.repository, f.stored, f.media); err != nil {
+			w.failed.Store(true)
+			return fmt.Errorf("uploading %s to %s: %w", f.name, w.repository, err)
+		}
+		return nil
+	})
 	return f.descriptor(inline)
 }
 
@@ -36,10 +67,17 @@ func (w *writer) addGroup(layers map[string]v1.Descriptor, bins string) (v1.Desc
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	w.manifests = append(w.manifests, raw)
+	w.keep(raw)
 	d := describe(types.OCIManifestSchema1, raw)
 	d.Annotations = map[string]string{binsKey: bins}
 	return d, nil
+}
+
+// keep holds a manifest until its blobs are there.
+func (w *writer) keep(raw []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.manifests = append(w.manifests, raw)
 }
 
 func sortedLayers(layers map[string]v1.Descriptor) []v1.Descriptor {
@@ -60,9 +98,9 @@ func (w *writer) finish(ctx context.Context, top map[string]v1.Descriptor, group
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	w.blobs = append(w.blobs, file{"config", emptyType, []byte("{}")})
-	w.manifests = append(w.manifests, topRaw)
-	if err := w.uploadBlobs(ctx); err != nil {
+	w.add(ctx, file{"config", emptyType, []byte("{}")}, notInline)
+	w.keep(topRaw)
+	if err := w.uploads.Wait(); err != nil {
 		return v1.Hash{}, err
 	}
 	if err := w.uploadManifests(ctx); err != nil {
@@ -71,7 +109,7 @@ func (w *writer) finish(ctx context.Context, top map[string]v1.Descriptor, group
 	if err := w.checkBase(ctx); err != nil {
 		return v1.Hash{}, err
 	}
-	w.bytes += int64(len(index))
+	w.bytes.Add(int64(len(index)))
 	h, err := w.registry.PutManifest(ctx, w.repository, Tag, types.OCIImageIndex, index)
 	if err != nil {
 		return h, fmt.Errorf("switching the tag %s of %s: %w", Tag, w.repository, err)
@@ -95,26 +133,11 @@ func (w *writer) checkBase(ctx context.Context) error {
 	return nil
 }
 
-func (w *writer) uploadBlobs(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for _, f := range w.blobs {
-		w.bytes += int64(len(f.stored))
-		g.Go(func() error {
-			if _, err := w.registry.PutBlob(ctx, w.repository, f.stored, f.media); err != nil {
-				return fmt.Errorf("uploading %s to %s: %w", f.name, w.repository, err)
-			}
-			return nil
-		})
-	}
-	return g.Wait()
-}
-
 func (w *writer) uploadManifests(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for _, raw := range w.manifests {
-		w.bytes += int64(len(raw))
+		w.bytes.Add(int64(len(raw)))
 		g.Go(func() error {
 			if _, err := w.registry.PutManifest(ctx, w.repository, "", types.OCIManifestSchema1, raw); err != nil {
 				return fmt.Errorf("uploading a manifest of the trust index to %s: %w", w.repository, err)
