@@ -37,9 +37,9 @@ type ClientOptions struct {
 	// Now is the clock; nil is time.Now. Only demo and tests set it.
 	Now func() time.Time
 
-	// expiredOnline accepts online roles that have expired: the publisher must
-	// be able to renew them.
-	expiredOnline bool
+	// expired loads roles that have expired: the publisher must be able to renew
+	// those that it signs, and key holders those that they sign.
+	expired bool
 }
 
 // Client reads a trust repository. Its methods may be called concurrently.
@@ -158,7 +158,7 @@ func (c *Client) refresh(ctx context.Context, accept func(old saved, v *view) er
 // current returns the verified view, refreshing first when there is none or
 // when a role of it has expired.
 func (c *Client) current(ctx context.Context) (*view, error) {
-	if v := c.last(); v != nil && (c.opts.expiredOnline || c.Now().Before(v.until)) {
+	if v := c.last(); v != nil && (c.opts.expired || c.Now().Before(v.until)) {
 		return v, nil
 	}
 	if err := c.Refresh(ctx); err != nil {
@@ -299,7 +299,7 @@ func (c *Client) now(floor time.Time) time.Time {
 }
 
 func (c *Client) checkUnexpired(expired func(time.Time) bool, role string) error {
-	if c.opts.expiredOnline || !expired(c.Now()) {
+	if c.opts.expired || !expired(c.Now()) {
 		return nil
 	}
 	return &Error{Code: policy.MetadataExpired, Err: fmt.Errorf("%s has expired", role), Advice: expiryAdvice(role)}

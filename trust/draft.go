@@ -474,11 +474,9 @@ func (d *Draft) writeOffline(ctx context.Context, w *writer) (map[string]v1.Desc
 	top := maps.Clone(d.view.top)
 	maps.DeleteFunc(top, func(name string, _ v1.Descriptor) bool { return !keep[name] })
 	for _, f := range d.next.files {
-		stored, err := newFile(f.name, f.media, f.data)
-		if err != nil {
+		if err := w.addTop(ctx, top, f); err != nil {
 			return nil, err
 		}
-		top[f.name] = w.add(ctx, stored, f.inline)
 	}
 	return top, nil
 }
@@ -504,11 +502,9 @@ func (d *Draft) writeOnline(ctx context.Context, w *writer, top map[string]v1.De
 		return nil, err
 	}
 	for name, data := range map[string][]byte{versioned(snapshot.Version, metadata.SNAPSHOT): data, "timestamp.json": signed} {
-		f, err := newFile(name, metadataType, data)
-		if err != nil {
+		if err := w.addTop(ctx, top, offlineFile{name, metadataType, data, maxInline}); err != nil {
 			return nil, err
 		}
-		top[name] = w.add(ctx, f, maxInline)
 	}
 	return timestamp, nil
 }

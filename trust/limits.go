@@ -14,6 +14,7 @@ const (
 	maxTargets       = 1 << 20   // targets.json
 	maxPolicy        = 256 << 10 // policy.yaml
 	maxBin           = 16 << 20  // one bin, decompressed
+	maxChange        = 64 << 20  // a change file: all roots, targets and two policies
 	maxRoots         = 256       // root versions that one refresh walks
 	maxState         = 64 << 20  // a file of the state directory
 	maxBinBits       = 16        // at most 65,536 bins

@@ -56,7 +56,7 @@ func OpenPublisher(o PublisherOptions) (*Publisher, error) {
 	if o.OnlineKey == nil {
 		return nil, errors.New("a publisher needs the online key")
 	}
-	o.expiredOnline = true
+	o.expired = true
 	c, err := Open(o.ClientOptions)
 	return &Publisher{client: c, opts: o}, err
 }
@@ -109,8 +109,16 @@ func (p *Publisher) lock(ctx context.Context) (func(), error) {
 }
 
 // accept refuses to build on an index of which neither this publisher's state nor
-// its caller says that it is the newest.
+// its caller says that it is the newest, or whose offline roles have expired.
 func (p *Publisher) accept(old saved, v *view) error {
+	if err := v.offlineExpired(p.client.now(old.Floor)); err != nil {
+		return err
+	}
+	return p.acceptExpired(old, v)
+}
+
+// acceptExpired is accept for a change of the offline roles, which may renew them.
+func (p *Publisher) acceptExpired(old saved, v *view) error {
 	version := v.set.Timestamp.Signed.Version
 	if old.Timestamp == "" && p.opts.ExpectVersion == 0 && !p.client.now(old.Floor).Before(v.until) {
 		return &Error{Code: policy.MetadataExpired, Err: fmt.Errorf("the trust index, version %d, has expired, and this publisher has no state that says it is the newest", version),

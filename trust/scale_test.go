@@ -245,17 +245,17 @@ func newScaleRepository(tb testing.TB, f *fleet, groupSize int) *scaleRepository
 	r.client = r.newRegistryClient()
 	r.now = f.created(f.images).Add(time.Hour)
 	ctx := context.Background()
-	c, err := newCeremony(InitOptions{
+	change, err := NewChange(InitOptions{
 		Repository: r.host + "/trust", Registry: r.client, Policy: f.policy(tb), Now: func() time.Time { return r.now },
 		RootKeys: []crypto.Signer{scaleKey(tb), scaleKey(tb), scaleKey(tb)}, RootThreshold: 2,
-		TargetsKeys: []crypto.Signer{scaleKey(tb), scaleKey(tb)}, OnlineKey: r.online,
+		TargetsKeys: []crypto.Signer{scaleKey(tb), scaleKey(tb)}, OnlineKey: r.online, bits: f.bits,
 	})
 	must(tb, err)
-	c.bits = f.bits
-	top := map[string]v1.Descriptor{}
-	r.root, err = c.writeRoot(ctx, top)
+	c, err := newCreation(change, CreateOptions{Registry: r.client, OnlineKey: r.online, Now: func() time.Time { return r.now }})
 	must(tb, err)
-	must(tb, c.writeTargets(ctx, top))
+	r.root = []byte(change.NextRoot)
+	top := map[string]v1.Descriptor{}
+	must(tb, c.writeOffline(ctx, top))
 	groups := r.writeBins(ctx, c, groupSize)
 	must(tb, c.writeOnline(ctx, top))
 	_, err = c.writer.finish(ctx, top, groups)
@@ -267,7 +267,7 @@ func (r *scaleRepository) newRegistryClient() *oci.Client {
 	return oci.New(oci.Options{Transport: r.traffic, Mirrors: map[string]string{"registry.example.com": r.host}})
 }
 
-func (r *scaleRepository) writeBins(ctx context.Context, c *ceremony, size int) []v1.Descriptor {
+func (r *scaleRepository) writeBins(ctx context.Context, c *creation, size int) []v1.Descriptor {
 	groups := make([]v1.Descriptor, (1<<r.bits)/size)
 	var g errgroup.Group
 	g.SetLimit(2)
@@ -284,7 +284,7 @@ func (r *scaleRepository) writeBins(ctx context.Context, c *ceremony, size int) 
 	return groups
 }
 
-func (r *scaleRepository) writeGroup(ctx context.Context, c *ceremony, first, size int) (v1.Descriptor, error) {
+func (r *scaleRepository) writeGroup(ctx context.Context, c *creation, first, size int) (v1.Descriptor, error) {
 	w := newWriter(c.Registry, c.Repository, v1.Hash{})
 	layers := map[string]v1.Descriptor{}
 	for n := first; n < first+size; n++ {

@@ -23,7 +23,7 @@ func (c *Client) walk(ctx context.Context, old saved, next *remoteIndex) (v *vie
 	defer recovered("metadata", &err)
 	w := &walk{client: c, old: old, next: next, id: c.id}
 	w.raw.Index = next.raw
-	steps := []func(context.Context) error{w.roots, w.timestamp, w.snapshot, w.targets, w.policyFile, w.expiry}
+	steps := []func(context.Context) error{w.roots, w.timestamp, w.snapshot, w.targets, w.policyFile}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -139,8 +139,8 @@ func (w *walk) finalRoot() error {
 		return err
 	}
 	w.forgetOnRotation()
-	if w.client.opts.expiredOnline {
-		w.set.RefTime = time.Time{} // root and targets are checked in expiry
+	if w.client.opts.expired {
+		w.set.RefTime = time.Time{} // what has expired is loaded: see offlineExpired
 	}
 	return nil
 }
@@ -189,7 +189,7 @@ func (w *walk) timestamp(ctx context.Context) error {
 func (w *walk) equivocation() error {
 	version := w.set.Timestamp.Signed.Version
 	advice := "the next publish repairs it"
-	if w.client.opts.expiredOnline {
+	if w.client.opts.expired {
 		advice = fmt.Sprintf("make sure that no other publisher runs, remove this one's state, and go on with --expect-version %d", version)
 	}
 	return &Error{Code: policy.MetadataInvalid, Err: fmt.Errorf("timestamp: another one of version %d was seen before: two publishers have collided", version), Advice: advice}
@@ -290,14 +290,13 @@ func policyFileName(t *metadata.TargetFiles) string {
 	return hex.EncodeToString(t.Hashes["sha256"]) + "." + policyName
 }
 
-// expiry checks, for a publisher, the roles that it cannot renew itself: for a
+// offlineExpired checks the roles that a publisher cannot renew itself. For a
 // reader go-tuf has refused every expired role on the way.
-func (w *walk) expiry(context.Context) error {
-	now := w.now()
-	if w.set.Root.Signed.IsExpired(now) {
+func (v *view) offlineExpired(now time.Time) error {
+	if v.set.Root.Signed.IsExpired(now) {
 		return tufError(metadata.ROOT, &metadata.ErrExpiredMetadata{Msg: "it has expired"})
 	}
-	if w.set.Targets[metadata.TARGETS].Signed.IsExpired(now) {
+	if v.set.Targets[metadata.TARGETS].Signed.IsExpired(now) {
 		return tufError(metadata.TARGETS, &metadata.ErrExpiredMetadata{Msg: "it has expired"})
 	}
 	return nil

@@ -61,6 +61,16 @@ func (w *writer) add(ctx context.Context, f file, inline int) v1.Descriptor {
 	return f.descriptor(inline)
 }
 
+// addTop uploads a file of the top manifest.
+func (w *writer) addTop(ctx context.Context, top map[string]v1.Descriptor, f offlineFile) error {
+	stored, err := newFile(f.name, f.media, f.data)
+	if err != nil {
+		return err
+	}
+	top[f.name] = w.add(ctx, stored, f.inline)
+	return nil
+}
+
 // addGroup takes a bins manifest to upload and returns its descriptor.
 func (w *writer) addGroup(layers map[string]v1.Descriptor, bins string) (v1.Descriptor, error) {
 	raw, err := encodeManifest(sortedLayers(layers))

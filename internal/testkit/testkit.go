@@ -184,6 +184,7 @@ type VirtualTrust struct {
 	Online     *ecdsa.PrivateKey
 	Signers    map[string]*ecdsa.PrivateKey // "ci", "security"; and "mallory", whom no policy names
 	State      string                       // of the publisher
+	Inbox      string                       // where Submit leaves statements
 }
 
 // Policy is the policy of a VirtualTrust: app/** by ci, two/** by both signers.
@@ -219,6 +220,7 @@ func NewVirtualTrust(t testing.TB, change ...func(*trust.InitOptions)) *VirtualT
 		State:   t.TempDir(),
 	}
 	v.Repository = v.Host + "/trust"
+	v.Inbox = v.Repository + "/inbox"
 	o := trust.InitOptions{
 		Repository: v.Repository, Registry: v.Client,
 		RootKeys: []crypto.Signer{v.Root[0], v.Root[1]}, TargetsKeys: []crypto.Signer{v.Targets[0]},
@@ -283,7 +285,7 @@ func (v *VirtualTrust) Submit(signer string, s attest.ReleaseStatement) {
 	must(v.T, err)
 	h, _, err := v1.SHA256(strings.NewReader(string(bundle)))
 	must(v.T, err)
-	_, err = v.Client.PutArtifact(context.Background(), v.Repository+"/inbox", "s-"+h.Hex, oci.Artifact{Type: attest.BundleMediaType, Data: bundle})
+	_, err = v.Client.PutArtifact(context.Background(), v.Inbox, "s-"+h.Hex, oci.Artifact{Type: attest.BundleMediaType, Data: bundle})
 	must(v.T, err)
 }
 
