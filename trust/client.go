@@ -193,6 +193,15 @@ func (c *Client) Policy(ctx context.Context) (*policy.Policy, error) {
 	return v.policy, nil
 }
 
+// PolicyFile returns the policy as it was signed, and the role that signed it.
+func (c *Client) PolicyFile(ctx context.Context) ([]byte, RoleInfo, error) {
+	v, err := c.current(ctx)
+	if err != nil {
+		return nil, RoleInfo{}, err
+	}
+	return []byte(v.raw.Policy), v.roleInfo(metadata.TARGETS), nil
+}
+
 // Revoked returns the tombstones: those of the snapshot and the digests that
 // this state has seen revoked before.
 func (c *Client) Revoked(ctx context.Context) ([]Tombstone, error) {

@@ -72,3 +72,25 @@ func FuzzStored(f *testing.F) {
 		}
 	})
 }
+
+// FuzzParseChange: a change file that is read is written back the same, and
+// checking it never panics.
+func FuzzParseChange(f *testing.F) {
+	f.Add([]byte(`{"format":1,"repository":"host.example/trust","roots":["{}"],"targets":"{}","policy":"","nextTargets":"{}"}`))
+	f.Add([]byte(`{"format":1,"repository":"host.example/trust","roots":[],"targets":"","policy":"","nextRoot":"{}","nextTargets":"{}","nextPolicy":"x"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := ParseChange(data)
+		if err != nil {
+			return
+		}
+		_, _ = c.Check(nil)
+		text, err := c.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParseChange(text)
+		if err != nil || again.NextRoot != c.NextRoot || again.NextTargets != c.NextTargets {
+			t.Fatalf("%v", err)
+		}
+	})
+}

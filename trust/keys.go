@@ -14,6 +14,12 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
+// KeyID is the TUF key ID of a public key, as trust status shows it.
+func KeyID(public crypto.PublicKey) (string, error) {
+	_, id, err := tufKey(public)
+	return id, err
+}
+
 // tufKey is the TUF form of a public key and its key ID. Key types that
 // existing clients cannot read are refused here: one such key in a role makes
 // go-tuf fail the whole role.

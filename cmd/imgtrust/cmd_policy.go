@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
@@ -90,25 +88,7 @@ func explanation(p *policy.Policy, ref oci.Reference) (text string, refused bool
 	if !ok {
 		return fmt.Sprintf("%s, no rule matches", policy.NoRule), true
 	}
-	return fmt.Sprintf("%s %s: %s", rule.Name, pattern, strings.Join(demands(rule), "; ")), false
-}
-
-// demands lists what a rule asks for.
-func demands(r policy.Rule) []string {
-	var all []string
-	if r.Threshold > 0 {
-		all = append(all, fmt.Sprintf("signed by %d of %s", r.Threshold, strings.Join(r.From, ", ")))
-	}
-	if r.MaxAge > 0 {
-		all = append(all, fmt.Sprintf("at most %g days old", float64(r.MaxAge)/float64(24*time.Hour)))
-	}
-	for _, expr := range r.Conditions {
-		all = append(all, "condition "+strings.Join(strings.Fields(expr), " "))
-	}
-	if r.Audit {
-		all = append(all, "audit only, so it runs anyway")
-	}
-	return all
+	return fmt.Sprintf("%s %s: %s", rule.Name, pattern, rule), false
 }
 
 // readPolicy parses a policy file; the parser bounds its size.

@@ -13,6 +13,14 @@ are listed, under which policy, and until when that may be believed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newTrustInitCommand(a), newTrustPublishCommand(a), newTrustStatusCommand(a))
+	cmd.AddCommand(
+		newTrustInitCommand(a),
+		newTrustPublishCommand(a),
+		newTrustStatusCommand(a),
+		newTrustPolicyCommand(a),
+		newTrustRotateCommand(a),
+		newTrustSignChangeCommand(a),
+		newTrustSubmitCommand(a),
+	)
 	return cmd
 }

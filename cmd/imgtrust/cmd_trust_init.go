@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imgtrust/imgtrust/internal/attest"
 	"github.com/imgtrust/imgtrust/policy"
 	"github.com/imgtrust/imgtrust/trust"
 )
@@ -20,6 +22,7 @@ type initFlags struct {
 	rootKeys, targetsKeys            []string
 	rootThreshold, targetsThreshold  int
 	onlineKey, policy, output, inbox string
+	out                              string
 	expectedImages                   int
 	expires                          []string
 	keys                             keyFlags
@@ -37,7 +40,8 @@ that this writes is what every reader must be given, by a person or by
 configuration.
 
 Keeping all keys on one machine is for a laptop: whoever takes it can sign
-anything.`,
+anything. With --out the keys may be public ones: the file is then signed by each
+key holder with trust sign-change, and trust submit makes the repository.`,
 		Example: `  imgtrust trust init registry.example.com/trust --root-key alice.key --root-key bob.key --root-threshold 2 \
     --targets-key carol.key --online-key online.key --policy policy.yaml -o root.json`,
 		Args: cobra.ExactArgs(1),
@@ -56,6 +60,7 @@ anything.`,
 	flags.IntVar(&f.expectedImages, "expected-images", 0, "images that will be listed, which fixes the number of bins (default: up to 5,000)")
 	flags.StringArrayVar(&f.expires, "expires", nil, "lifetime ROLE=DURATION of root, targets, bins, snapshot or timestamp, as root=8760h (repeatable, or comma-separated)")
 	flags.StringVar(&f.inbox, "inbox", "", "repository where signers leave statements (default: REPO/inbox)")
+	flags.StringVar(&f.out, "out", "", "write a change file for the key holders to sign, instead of making the repository; keys may be public ones")
 	f.keys.register(flags)
 	f.registry.register(flags)
 	return cmd
@@ -71,6 +76,9 @@ func (a *app) trustInit(ctx context.Context, repo string, f initFlags) error {
 	}
 	if _, err := policy.Parse(f.policy, o.Policy); err != nil {
 		return err
+	}
+	if f.out != "" {
+		return a.stageInit(ctx, o, f)
 	}
 	if err := refuseFile(f.output); err != nil {
 		return err
@@ -99,14 +107,15 @@ func (a *app) trustInit(ctx context.Context, repo string, f initFlags) error {
 	if err := file.finish(made.Root); err != nil {
 		return err
 	}
-	a.sayInitialized(o, made, f)
+	a.sayInitialized(o.Repository, made, f.output)
+	a.progress("warning: every key was on this machine: keep the root and targets keys offline from now on; to leave them here is for a laptop")
 	_, err = fmt.Fprintln(a.stdout, f.output)
 	return err
 }
 
 // options checks the words of the command line.
 func (f initFlags) options(repo string) (trust.InitOptions, error) {
-	o := trust.InitOptions{RootThreshold: f.rootThreshold, TargetsThreshold: f.targetsThreshold, ExpectedImages: f.expectedImages, Expires: map[string]time.Duration{}}
+	o := trust.InitOptions{RootThreshold: f.rootThreshold, TargetsThreshold: f.targetsThreshold, ExpectedImages: f.expectedImages}
 	var err error
 	if o.Repository, err = parseRepository("REPO", repo); err != nil {
 		return o, err
@@ -131,20 +140,77 @@ func (f initFlags) options(repo string) (trust.InitOptions, error) {
 			return o, err
 		}
 	}
-	for _, list := range f.expires {
+	o.Expires, err = parseLifetimes(f.expires)
+	return o, err
+}
+
+// parseLifetimes reads the words of --expires.
+func parseLifetimes(lists []string) (map[string]time.Duration, error) {
+	lifetimes := map[string]time.Duration{}
+	for _, list := range lists {
 		for word := range strings.SplitSeq(list, ",") {
 			role, text, _ := strings.Cut(word, "=")
-			if o.Expires[role], err = time.ParseDuration(text); err != nil {
-				return o, fmt.Errorf("--expires %q: want ROLE=DURATION, as root=8760h", word)
+			life, err := time.ParseDuration(text)
+			if err != nil {
+				return nil, fmt.Errorf("--expires %q: want ROLE=DURATION, as root=8760h", word)
 			}
+			if _, known := trust.DefaultLifetimes()[role]; !known || life < time.Minute {
+				return nil, fmt.Errorf("--expires %q: unknown role, or below one minute", word)
+			}
+			lifetimes[role] = life
 		}
 	}
-	return o, nil
+	return lifetimes, nil
+}
+
+// stageInit writes the change file of a new repository, signed by those of the
+// keys that are private ones.
+func (a *app) stageInit(ctx context.Context, o trust.InitOptions, f initFlags) (err error) {
+	if o.RootKeys, o.RootPublic, err = a.loadEither(ctx, f.rootKeys, f.keys); err != nil {
+		return err
+	}
+	if o.TargetsKeys, o.TargetsPublic, err = a.loadEither(ctx, f.targetsKeys, f.keys); err != nil {
+		return err
+	}
+	if o.OnlinePublic, err = a.loadPublic(ctx, f.onlineKey, f.keys); err != nil {
+		return err
+	}
+	change, err := trust.NewChange(o)
+	if err != nil {
+		return err
+	}
+	checked, err := change.Check(nil)
+	if err != nil {
+		return err
+	}
+	a.sayChange(checked)
+	a.sayNeeds(checked)
+	return a.stage(change, f.out)
+}
+
+// loadEither reads keys of which some may be public: their holders sign later.
+func (a *app) loadEither(ctx context.Context, paths []string, f keyFlags) (private []crypto.Signer, public []crypto.PublicKey, err error) {
+	for _, path := range paths {
+		data, err := readBounded(path, maxRootFile)
+		if err != nil {
+			return nil, nil, err
+		}
+		if key, err := attest.ParsePublicKey(data); err == nil {
+			public = append(public, key)
+			continue
+		}
+		keys, err := a.loadKeys(ctx, []string{path}, f)
+		if err != nil {
+			return nil, nil, err
+		}
+		private = append(private, keys...)
+	}
+	return private, public, nil
 }
 
 // sayInitialized tells who must run what by when.
-func (a *app) sayInitialized(o trust.InitOptions, made trust.Initialized, f initFlags) {
-	a.progress("trust repository %s, ID %s, %d bins", o.Repository, made.ID, made.Bins)
+func (a *app) sayInitialized(repository string, made trust.Initialized, output string) {
+	a.progress("trust repository %s, ID %s, %d bins", repository, made.ID, made.Bins)
 	for _, r := range made.Roles {
 		who := "the publisher runs `imgtrust trust publish` before"
 		if r.Role == "root" || r.Role == "targets" {
@@ -152,8 +218,7 @@ func (a *app) sayInitialized(o trust.InitOptions, made trust.Initialized, f init
 		}
 		a.progress("  %-10s %s %s", r.Role, who, r.Expires.Format(time.DateOnly))
 	}
-	a.progress("give %s to every reader", f.output)
-	a.progress("warning: every key was on this machine: keep the root and targets keys offline from now on; to leave them here is for a laptop")
+	a.progress("give %s to every reader", output)
 }
 
 func refuseFile(path string) error {
