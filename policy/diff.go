@@ -19,9 +19,19 @@ func Diff(old, new *Policy) []string {
 	}
 	var lines []string
 	lines = append(lines, diffSigners(old, new)...)
+	if was, is := old.revokers.String(), new.revokers.String(); was != is {
+		lines = append(lines, fmt.Sprintf("revokers: were %s; are %s", was, is))
+	}
 	lines = append(lines, diffDeny(old, new)...)
 	lines = append(lines, diffRules(old, new)...)
 	return lines
+}
+
+func (q quorum) String() string {
+	if q.threshold == 0 {
+		return "nobody"
+	}
+	return fmt.Sprintf("%d of %s", q.threshold, strings.Join(names(q.from), ", "))
 }
 
 // diffSigners tells of signers and of their keys.

@@ -31,5 +31,5 @@ rules:
 func ExampleParse_error() {
 	_, err := policy.Parse("policy.yaml", []byte("apiVersion: imgtrust.dev/v1\nkind: Policy\nrule: []\n"))
 	fmt.Println(err)
-	// Output: policy.yaml:3:1: unknown field "rule" in the policy (known: apiVersion, kind, signers, deny, rules)
+	// Output: policy.yaml:3:1: unknown field "rule" in the policy (known: apiVersion, kind, signers, revokers, deny, rules)
 }

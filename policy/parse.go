@@ -49,16 +49,15 @@ type parser struct {
 
 func (d *parser) policy(n *yaml.Node) *Policy {
 	f := d.fields(n, "the policy",
-		[]string{"apiVersion", "kind", "signers", "deny", "rules"},
-		[]string{"revokers", "breakGlass", "running"})
+		[]string{"apiVersion", "kind", "signers", "revokers", "deny", "rules"},
+		[]string{"breakGlass", "running"})
 	d.need(n, "the policy", f, "apiVersion", "kind", "rules")
 	d.constant(f["apiVersion"], "apiVersion", apiVersion)
 	d.constant(f["kind"], "kind", kind)
-	return &Policy{
-		signers: d.allSigners(f["signers"]),
-		deny:    d.deny(f["deny"]),
-		rules:   d.rules(f["rules"]),
-	}
+	p := &Policy{signers: d.allSigners(f["signers"])}
+	p.revokers.threshold, p.revokers.from = d.signatures(f["revokers"], "revokers")
+	p.deny, p.rules = d.deny(f["deny"]), d.rules(f["rules"])
+	return p
 }
 
 func (d *parser) constant(n *yaml.Node, what, want string) {

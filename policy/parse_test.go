@@ -78,7 +78,8 @@ func TestParseRefuses(t *testing.T) {
 		{"unknown field", "kind: Policy", "kind: Policy\nsigner: {}", `3:1: unknown field "signer" in the policy`},
 		{"a field in another case", "kind: Policy", "Kind: Policy", `2:1: unknown field "Kind"`},
 		{"a field twice", "kind: Policy", "kind: Policy\nkind: Policy", `3:1: "kind" is there twice`},
-		{"revokers", "deny:", "revokers: {threshold: 1, from: [a]}\ndeny:", "9:1: revokers is not supported yet"},
+		{"more revokers than there are", "deny:", "revokers: {threshold: 2, from: [a]}\ndeny:", "9:23: threshold 2 is above the number of signers, 1"},
+		{"a revoker who is no signer", "deny:", "revokers: {threshold: 1, from: [nobody]}\ndeny:", "unknown signer"},
 		{"breakGlass", "deny:", "breakGlass: {}\ndeny:", "9:1: breakGlass is not supported yet"},
 		{"running", "deny:", "running: {}\ndeny:", "9:1: running is not supported yet"},
 

@@ -30,6 +30,10 @@
 //	          MCowBQYDK2VwAyEAPUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=
 //	          -----END PUBLIC KEY-----
 //
+//	# Who may revoke a digest, or a signer, without the offline keys, and take that
+//	# back: so many of these signers, each by a key of their own.
+//	revokers: {threshold: 1, from: [security]}
+//
 //	# Digests of indexes, manifests or configs that are refused everywhere,
 //	# under audit rules too.
 //	deny:
@@ -60,7 +64,7 @@
 // threshold of 0 or above the distinct signers, a key under two signers, a
 // condition that does not compile and a rule that earlier rules leave nothing to
 // match are an [*Error] that names line and column. The fields identity, require,
-// revokers, breakGlass and running are part of the format but not enforced yet;
+// breakGlass and running are part of the format but not enforced yet;
 // they are refused, never ignored.
 //
 // # Conditions
@@ -190,9 +194,16 @@ type Signer struct {
 // Policy is a decoded policy document. It does not change after Parse, so any
 // number of goroutines may use it. The zero value and nil allow nothing.
 type Policy struct {
-	signers []*signer // in order of name
-	deny    map[string]bool
-	rules   []rule
+	signers  []*signer // in order of name
+	revokers quorum
+	deny     map[string]bool
+	rules    []rule
+}
+
+// quorum is so many of these signers; the zero quorum is nobody.
+type quorum struct {
+	threshold int
+	from      []*signer // distinct, in order of name
 }
 
 type signer struct {

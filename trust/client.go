@@ -146,7 +146,8 @@ func (c *Client) refresh(ctx context.Context, accept func(old saved, v *view) er
 		return err
 	}
 	v.raw.Floor = c.now(old.Floor).UTC()
-	if err := c.dir.commit(v.raw, v.revoked); err != nil {
+	remember := func(seen []Tombstone) []Tombstone { return v.remember(seen, v.raw.Floor) }
+	if err := c.dir.commit(v.raw, remember); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -202,8 +203,8 @@ func (c *Client) PolicyFile(ctx context.Context) ([]byte, RoleInfo, error) {
 	return []byte(v.raw.Policy), v.roleInfo(metadata.TARGETS), nil
 }
 
-// Revoked returns the tombstones: those of the snapshot and the digests that
-// this state has seen revoked before.
+// Revoked returns the tombstones that hold: those of the snapshot, and those that
+// this state has seen before and revokers have not taken back.
 func (c *Client) Revoked(ctx context.Context) ([]Tombstone, error) {
 	v, err := c.current(ctx)
 	if err != nil {
@@ -213,7 +214,7 @@ func (c *Client) Revoked(ctx context.Context) ([]Tombstone, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mergeTombstones(v.revoked, seen.Revoked), nil
+	return v.remember(seen.Revoked, c.Now()), nil
 }
 
 // LookupDigest finds the entry of a digest of a canonical repository. The error

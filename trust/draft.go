@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -69,6 +68,9 @@ func (c *Client) newDraft(ctx context.Context, online crypto.Signer, t turnover)
 		client: c, view: v, next: next, online: online, now: now,
 		known: map[string]*metadata.TargetFiles{}, edits: map[int]map[string]*metadata.TargetFiles{},
 		sizes: map[int]int{}, renewed: map[int]bool{}, revoked: slices.Clone(v.revoked),
+	}
+	if err := d.restoreTombstones(); err != nil {
+		return nil, err
 	}
 	if next.signsBinsAnew(v) {
 		for n := range 1 << next.bits {
@@ -292,12 +294,43 @@ func (d *Draft) Lookup(ctx context.Context, target string) (Listing, bool, error
 	return l, err == nil, err
 }
 
-// Revoke adds tombstones.
+// Revoke adds tombstones; one that was undone before a new one's date revokes
+// again. It makes no check: the thief of the online key could call it.
 func (d *Draft) Revoke(tombstones ...Tombstone) {
-	d.revoked = mergeTombstones(d.revoked, tombstones)
-	slices.SortFunc(d.revoked, func(a, b Tombstone) int {
-		return strings.Compare(a.Digest+a.Signer+a.Since.Format(time.RFC3339), b.Digest+b.Signer+b.Since.Format(time.RFC3339))
-	})
+	for _, t := range tombstones {
+		i := slices.IndexFunc(d.revoked, func(old Tombstone) bool { return old.key() == t.key() })
+		switch {
+		case i < 0:
+			d.revoked = append(d.revoked, t)
+		case d.revoked[i].Date.Before(t.Date) && (!d.revoked[i].Active() || !t.Active()):
+			d.revoked[i] = t
+		}
+	}
+	sortTombstones(d.revoked)
+}
+
+// restoreTombstones puts back what this publisher has seen revoked and the
+// snapshot no longer says: somebody took it out with the online key.
+func (d *Draft) restoreTombstones() error {
+	seen, err := d.client.dir.seen()
+	if err != nil {
+		return err
+	}
+	for _, t := range d.view.remember(seen.Revoked, d.now) {
+		if _, listed := d.present(t); !listed {
+			d.Revoke(t)
+		}
+	}
+	return nil
+}
+
+// present is the tombstone with the key of t, if there is one.
+func (d *Draft) present(t Tombstone) (Tombstone, bool) {
+	i := slices.IndexFunc(d.revoked, func(old Tombstone) bool { return old.key() == t.key() })
+	if i < 0 {
+		return Tombstone{}, false
+	}
+	return d.revoked[i], true
 }
 
 // Published says what a publication wrote.

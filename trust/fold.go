@@ -35,12 +35,15 @@ func (p *Publisher) fold(ctx context.Context, in inbox) (*fold, error) {
 		return nil, err
 	}
 	f := &fold{draft: draft, policy: draft.view.policy, now: p.client.Now()}
-	f.out = Publication{Listed: []string{}, Tags: []string{}, Waiting: []InboxResult{}, Refused: []InboxResult{}}
+	f.out = Publication{Listed: []string{}, Tags: []string{}, Revoked: []RevocationResult{}, Waiting: []InboxResult{}, Refused: []InboxResult{}}
 	for _, j := range in.junk {
 		f.refuse([]inboxEntry{j.inboxEntry}, j.reason)
 	}
 	groups := map[subject][]inboxEntry{}
 	var order []subject
+	if err := f.revocations(ctx, in.revocations); err != nil {
+		return nil, err
+	}
 	for _, s := range in.statements {
 		key := subject{s.release.Repository, s.digest}
 		if groups[key] == nil {
@@ -173,7 +176,7 @@ func (f *fold) revoked(entries []inboxEntry) (string, bool) {
 	for _, t := range f.draft.revoked {
 		for _, e := range entries {
 			for _, m := range e.release.Manifests {
-				if t.Digest != "" && (t.Digest == m.Digest || t.Digest == m.Config) {
+				if t.Covers(m.Digest) || t.Covers(m.Config) {
 					return fmt.Sprintf("%s: %s was revoked on %s: %s", policy.Revoked, t.Digest, t.Date.Format(time.DateOnly), t.Reason), true
 				}
 			}
@@ -318,7 +321,7 @@ func samePayloads(a, b []attest.Envelope) bool {
 // wait keeps entries in the inbox, but not for ever.
 func (f *fold) wait(entries []inboxEntry, reason string) {
 	for _, e := range entries {
-		if f.now.Sub(e.release.Created) > inboxTTL {
+		if f.now.Sub(e.created()) > inboxTTL {
 			f.refuse([]inboxEntry{e}, fmt.Sprintf("waited longer than %s: %s", inboxTTL, reason))
 			continue
 		}

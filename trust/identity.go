@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -31,13 +32,29 @@ type identity struct {
 }
 
 // Tombstone revokes a content digest (an index, manifest or config, in every
-// repository) or all statements of a signer listed since a time.
+// repository) or all statements of a signer listed since a time. One that was
+// undone is kept, so that readers forget theirs and nobody replays the old one.
 type Tombstone struct {
 	Digest string    `json:"digest,omitempty"`
+	Also   []string  `json:"also,omitempty"` // digests that the signed statements bind to Digest
 	Signer string    `json:"signer,omitempty"`
 	Since  time.Time `json:"since,omitzero"`
 	Date   time.Time `json:"date"`
 	Reason string    `json:"reason"`
+	By     string    `json:"by,omitempty"` // Revokers, or "" for the publisher's operator
+
+	Undone []storedEnvelope `json:"undone,omitempty"` // statements by which revokers took it back
+}
+
+// Revokers is the By of a tombstone that the policy's revokers have signed.
+const Revokers = "revokers"
+
+// Active tells whether the tombstone still revokes.
+func (t Tombstone) Active() bool { return len(t.Undone) == 0 }
+
+// Covers tells whether the tombstone revokes a digest.
+func (t Tombstone) Covers(digest string) bool {
+	return t.Active() && t.Digest != "" && digest != "" && (t.Digest == digest || slices.Contains(t.Also, digest))
 }
 
 // key tells what a tombstone revokes.
@@ -50,8 +67,11 @@ func (t Tombstone) check() error {
 	if (t.Digest == "") == (t.Signer == "") || len(t.Reason) > maxReason || len(t.Signer) > maxReason {
 		return fmt.Errorf("a tombstone names one digest or one signer, and a reason of at most %d bytes", maxReason)
 	}
-	if t.Digest != "" {
-		if _, err := v1.NewHash(t.Digest); err != nil {
+	if len(t.Also) > maxAlso || len(t.Undone) > maxEnvelopes || t.By != "" && t.By != Revokers {
+		return fmt.Errorf("a tombstone covers at most %d digests more, has at most %d statements, and is by %q or nobody", maxAlso, maxEnvelopes, Revokers)
+	}
+	for _, digest := range append(slices.Clone(t.Also), t.Digest) {
+		if _, err := v1.NewHash(digest); err != nil && digest != "" {
 			return fmt.Errorf("tombstone: %w", err)
 		}
 	}

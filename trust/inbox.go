@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
@@ -27,9 +28,26 @@ type inboxEntry struct {
 	digest   v1.Hash // the subject
 	envelope attest.Envelope
 	release  attest.ReleaseStatement
+
+	revocation *attest.RevocationStatement // instead of a release
 }
 
+// created is when the signer says that it made the statement.
+func (e inboxEntry) created() time.Time {
+	if e.revocation != nil {
+		return e.revocation.Created
+	}
+	return e.release.Created
+}
+
+// image is what the statement is about.
 func (e inboxEntry) image() string {
+	if r := e.revocation; r != nil && r.Signer != "" {
+		return "signer " + r.Signer
+	}
+	if e.revocation != nil {
+		return e.revocation.Repository + "@" + e.revocation.Digest
+	}
 	if e.release.Repository == "" {
 		return ""
 	}
@@ -38,8 +56,9 @@ func (e inboxEntry) image() string {
 
 // inbox is what was read from the inbox.
 type inbox struct {
-	statements []inboxEntry // signed by a signer of the policy
-	junk       []junkEntry  // to be refused and removed
+	statements  []inboxEntry // releases, signed by a signer of the policy
+	revocations []inboxEntry // the same for revocations
+	junk        []junkEntry  // to be refused and removed
 }
 
 // junkEntry is an entry that cannot count.
@@ -80,6 +99,8 @@ func sortOut(entries []inboxEntry, reasons []error) (inbox, error) {
 	for i, reason := range reasons {
 		var malformed *malformedEntry
 		switch {
+		case reason == nil && entries[i].revocation != nil:
+			in.revocations = append(in.revocations, entries[i])
 		case reason == nil:
 			in.statements = append(in.statements, entries[i])
 		case errors.Is(reason, oci.ErrNotFound) && !errors.As(reason, &malformed): // pruned in between
@@ -150,12 +171,24 @@ func (e inboxEntry) decode(data []byte) (inboxEntry, error) {
 		return e, &malformedEntry{err}
 	}
 	e.envelope = bundle.Envelope
+	if s, err := attest.DecodeStatement(bundle.Envelope.Payload); err == nil && s.PredicateType == attest.RevocationType {
+		return e.decodeRevocation()
+	}
 	if e.release, err = attest.DecodeRelease(bundle.Envelope.Payload); err != nil {
 		return e, &malformedEntry{err}
 	}
 	if e.digest, err = v1.NewHash(e.release.Digest); err != nil {
 		return e, &malformedEntry{err}
 	}
+	return e, nil
+}
+
+func (e inboxEntry) decodeRevocation() (inboxEntry, error) {
+	r, err := attest.DecodeRevocation(e.envelope.Payload)
+	if err != nil {
+		return e, &malformedEntry{err}
+	}
+	e.revocation = &r
 	return e, nil
 }
 

@@ -27,6 +27,7 @@ const (
 	maxEnvelopes  = 8          // envelopes kept per target, the newest per signer
 	maxIndexes    = 8          // indexes that a child's entry names
 	maxTombstones = 4096       // entries of the revoked list
+	maxAlso       = 256        // digests that a tombstone covers beside its own
 	maxReason     = 512        // bytes of a tombstone's reason
 	maxRemembered = 50_000     // tombstones, and tags, that a state directory remembers
 	maxEntry      = 96 << 10   // bytes of the statements of one target

@@ -37,11 +37,12 @@ type PublisherOptions struct {
 // Publication is what one Publish did.
 type Publication struct {
 	Published
-	Listed  []string      `json:"listed"`  // repo@digest, newly listed or listed with new statements
-	Tags    []string      `json:"tags"`    // repo:tag, moved to a new digest or time
-	Waiting []InboxResult `json:"waiting"` // kept in the inbox: more signers are needed
-	Refused []InboxResult `json:"refused"` // dropped from the inbox
-	Pruned  int           `json:"pruned"`  // entries removed: listed by an earlier publish, or refused
+	Listed  []string           `json:"listed"`  // repo@digest, newly listed or listed with new statements
+	Tags    []string           `json:"tags"`    // repo:tag, moved to a new digest or time
+	Revoked []RevocationResult `json:"revoked"` // made or taken back on the word of revokers
+	Waiting []InboxResult      `json:"waiting"` // kept in the inbox: more signers are needed
+	Refused []InboxResult      `json:"refused"` // dropped from the inbox
+	Pruned  int                `json:"pruned"`  // entries removed: listed by an earlier publish, or refused
 }
 
 // InboxResult says what became of a statement and why.

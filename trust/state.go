@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -132,29 +133,50 @@ func (d *stateDir) seen() (seen, error) {
 	return s, err
 }
 
-// commit persists a verified view and the tombstones that it shows. The caller
-// holds the lock.
-func (d *stateDir) commit(s saved, revoked []Tombstone) error {
+// commit persists a verified view and the tombstones that are remembered with
+// it, the memory first: after a crash in between more is remembered than was
+// believed, never less. The caller holds the lock.
+func (d *stateDir) commit(s saved, remember func(seen []Tombstone) []Tombstone) error {
 	s.Format = 1
 	memory, err := d.seen()
 	if err != nil {
 		return err
 	}
-	merged := mergeTombstones(revoked, memory.Revoked)
-	merged = merged[:min(len(merged), maxRemembered)]
+	merged := remember(memory.Revoked)
+	if len(merged) > maxRemembered {
+		return stateError(d.path, fmt.Errorf("more than %d tombstones are to be remembered", maxRemembered))
+	}
 	if d.path == "" {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.metadata, d.memory.Revoked = s, merged
 		return nil
 	}
-	if len(merged) != len(memory.Revoked) {
+	if !reflect.DeepEqual(merged, memory.Revoked) {
 		memory.Format, memory.Revoked = 1, merged
 		if err := writeState(filepath.Join(d.path, "seen.json"), memory); err != nil {
 			return err
 		}
 	}
 	return writeState(filepath.Join(d.path, "metadata.json"), s)
+}
+
+// forget drops tombstones that this directory's owner has taken back. The caller
+// holds the lock.
+func (d *stateDir) forget(keys []string) error {
+	memory, err := d.seen()
+	if err != nil {
+		return err
+	}
+	memory.Format = 1
+	memory.Revoked = slices.DeleteFunc(slices.Clone(memory.Revoked), func(t Tombstone) bool { return slices.Contains(keys, t.key()) })
+	if d.path == "" {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.memory = memory
+		return nil
+	}
+	return writeState(filepath.Join(d.path, "seen.json"), memory)
 }
 
 // rememberTag records the time of a tag and refuses to go back. The caller
@@ -188,21 +210,6 @@ func (d *stateDir) rememberTag(target string, now tagSeen) error {
 		return nil
 	}
 	return writeState(filepath.Join(d.path, "seen.json"), memory)
-}
-
-// mergeTombstones returns the union, by what is revoked.
-func mergeTombstones(a, b []Tombstone) []Tombstone {
-	merged, known := slices.Clone(a), map[string]bool{}
-	for _, t := range a {
-		known[t.key()] = true
-	}
-	for _, t := range b {
-		if !known[t.key()] {
-			known[t.key()] = true
-			merged = append(merged, t)
-		}
-	}
-	return merged
 }
 
 // blob reads the cache.

@@ -116,7 +116,7 @@ func WithoutRevoked(p *policy.Policy, tombstones []Tombstone, statements []attes
 	return slices.DeleteFunc(slices.Clone(statements), func(e attest.Envelope) bool {
 		signer, known := p.Signer(e)
 		return known && slices.ContainsFunc(tombstones, func(t Tombstone) bool {
-			return t.Signer == signer.Name && (listed.IsZero() || !listed.Before(t.Since))
+			return t.Active() && t.Signer == signer.Name && (listed.IsZero() || !listed.Before(t.Since))
 		})
 	})
 }

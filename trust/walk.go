@@ -220,8 +220,15 @@ func (w *walk) snapshot(ctx context.Context) error {
 		}
 	}
 	w.raw.Snapshot = string(data)
-	w.revoked, err = id.tombstones()
-	return err
+	if w.revoked, err = id.tombstones(); err != nil {
+		return err
+	}
+	for _, t := range w.revoked {
+		if t.Date.After(w.now().Add(clockSkew)) {
+			return invalid("snapshot: the tombstone of %.100s is of the future: %s", t.Subject(), t.Date.Format(time.RFC3339))
+		}
+	}
+	return nil
 }
 
 // oldSnapshot loads the snapshot seen last, as the floor for the versions of

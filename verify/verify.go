@@ -222,7 +222,7 @@ func (d *decider) checkDenied(context.Context) *refusal {
 // checkRevoked looks for tombstones of any of the digests.
 func (d *decider) checkRevoked(digests ...string) *refusal {
 	for _, t := range d.revoked {
-		if t.Digest != "" && slices.Contains(digests, t.Digest) {
+		if slices.ContainsFunc(digests, t.Covers) {
 			return refuse(policy.Revoked, "%s was revoked on %s: %s", t.Digest, t.Date.Format(time.DateOnly), t.Reason)
 		}
 	}

@@ -99,6 +99,13 @@ func (a *app) sayPublication(repo string, p trust.Publication) {
 	for _, r := range p.Refused {
 		a.progress("refused %s %s: %s", r.Entry, r.Image, r.Reason)
 	}
+	for _, r := range p.Revoked {
+		what := "revoked"
+		if r.Undone {
+			what = "no longer revoked:"
+		}
+		a.progress("%s %s: %s", what, r.Subject, r.Reason)
+	}
 	for _, image := range p.Listed {
 		a.progress("listed %s", image)
 	}

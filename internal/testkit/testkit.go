@@ -271,6 +271,26 @@ func (v *VirtualTrust) Sign(signer string, s attest.ReleaseStatement) attest.Env
 	v.T.Helper()
 	payload, err := attest.EncodeRelease(s)
 	must(v.T, err)
+	return v.envelope(signer, payload)
+}
+
+// Revocation is a statement that revokes a digest, created now.
+func (v *VirtualTrust) Revocation(repo string, digest v1.Hash) attest.RevocationStatement {
+	return attest.RevocationStatement{Repository: repo, Digest: digest.String(), Revocation: attest.Revocation{
+		Trust: v.Reader("").ID(), Created: v.Clock.Now().UTC().Truncate(time.Second), Reason: "a test",
+	}}
+}
+
+// SignRevocation makes the envelope of a revocation.
+func (v *VirtualTrust) SignRevocation(signer string, s attest.RevocationStatement) attest.Envelope {
+	v.T.Helper()
+	payload, err := attest.EncodeRevocation(s)
+	must(v.T, err)
+	return v.envelope(signer, payload)
+}
+
+func (v *VirtualTrust) envelope(signer string, payload []byte) attest.Envelope {
+	v.T.Helper()
 	key, err := signature.LoadECDSASigner(v.Signers[signer], crypto.SHA256)
 	must(v.T, err)
 	e, err := attest.Sign(context.Background(), payload, key)
@@ -281,7 +301,13 @@ func (v *VirtualTrust) Sign(signer string, s attest.ReleaseStatement) attest.Env
 // Submit leaves a statement in the inbox, as sign does.
 func (v *VirtualTrust) Submit(signer string, s attest.ReleaseStatement) {
 	v.T.Helper()
-	bundle, err := attest.EncodeBundle(v.Sign(signer, s), v.Signers[signer].Public())
+	v.Deliver(signer, v.Sign(signer, s))
+}
+
+// Deliver leaves an envelope in the inbox.
+func (v *VirtualTrust) Deliver(signer string, e attest.Envelope) {
+	v.T.Helper()
+	bundle, err := attest.EncodeBundle(e, v.Signers[signer].Public())
 	must(v.T, err)
 	h, _, err := v1.SHA256(strings.NewReader(string(bundle)))
 	must(v.T, err)
