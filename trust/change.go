@@ -110,7 +110,11 @@ func (c Change) Check(root []byte) (_ CheckedChange, err error) {
 
 // checkPresent follows the roots and checks targets and policy under the last.
 func (c Change) checkPresent(bootstrap []byte) (p offlinePair, old *policy.Policy, err error) {
-	set, err := newSet(bootstrap)
+	b, err := parseBootstrap(bootstrap)
+	if err != nil {
+		return p, nil, untrusted(fmt.Errorf("root.json: %w", err))
+	}
+	set, err := newSet([]byte(b.Root))
 	if err != nil {
 		return p, nil, untrusted(fmt.Errorf("root.json: %w", err))
 	}

@@ -23,8 +23,8 @@ type ClientOptions struct {
 	// says only where the bytes are; which repository they must belong to is
 	// decided by Root.
 	Repository string
-	// Root is the bootstrap root.json, which must come from configuration and
-	// never from the registry that it protects.
+	// Root is the bootstrap root.json, or a Bootstrap document, which must come
+	// from configuration and never from the registry that it protects.
 	Root []byte
 	// State is the directory under which what was seen is kept, in a directory
 	// of the repository's ID. Empty keeps nothing: then there is no rollback
@@ -44,9 +44,10 @@ type ClientOptions struct {
 
 // Client reads a trust repository. Its methods may be called concurrently.
 type Client struct {
-	opts ClientOptions
-	id   identity
-	dir  *stateDir
+	opts   ClientOptions
+	id     identity
+	floors Bootstrap // its versions are 0 when Root was a root.json
+	dir    *stateDir
 
 	mu   sync.Mutex
 	view *view // nil before the first successful Refresh
@@ -54,16 +55,17 @@ type Client struct {
 
 // view is one verified state of the repository.
 type view struct {
-	set     *trustedmetadata.TrustedMetadata // the top-level roles; not changed any more
-	bins    *lru.Cache[int, *metadata.Metadata[metadata.TargetsType]]
-	raw     saved                    // the bytes it was verified from
-	top     map[string]v1.Descriptor // files of the top manifest, by name
-	groups  []group
-	policy  *policy.Policy
-	revoked []Tombstone
-	bits    int
-	id      identity  // of the newest root
-	until   time.Time // the earliest expiry of root, timestamp, snapshot and targets
+	set       *trustedmetadata.TrustedMetadata // the top-level roles; not changed any more
+	bins      *lru.Cache[int, *metadata.Metadata[metadata.TargetsType]]
+	raw       saved                    // the bytes it was verified from
+	top       map[string]v1.Descriptor // files of the top manifest, by name
+	groups    []group
+	policy    *policy.Policy
+	revoked   []Tombstone
+	bits      int
+	id        identity  // of the newest root
+	published time.Time // when the timestamp says that it was signed
+	until     time.Time // the earliest expiry of root, timestamp, snapshot and targets
 }
 
 // Open checks the bootstrap root and opens the state of its repository. It
@@ -75,6 +77,11 @@ func Open(o ClientOptions) (*Client, error) {
 	if len(o.Root) > maxRootBytes {
 		return nil, &Error{Code: policy.UntrustedRoot, Err: fmt.Errorf("root.json is larger than %d bytes", maxRootBytes)}
 	}
+	floors, err := parseBootstrap(o.Root)
+	if err != nil {
+		return nil, untrusted(fmt.Errorf("the bootstrap root.json: %w", err))
+	}
+	o.Root = []byte(floors.Root)
 	set, err := newSet(o.Root)
 	if err != nil {
 		return nil, untrusted(fmt.Errorf("the bootstrap root.json: %w", err))
@@ -83,7 +90,7 @@ func Open(o ClientOptions) (*Client, error) {
 	if err != nil {
 		return nil, untrusted(fmt.Errorf("the bootstrap root.json: %w", err))
 	}
-	return &Client{opts: o, id: id, dir: newStateDir(o.State, id.Repository)}, nil
+	return &Client{opts: o, id: id, floors: floors, dir: newStateDir(o.State, id.Repository)}, nil
 }
 
 func untrusted(err error) error {
@@ -140,6 +147,9 @@ func (c *Client) refresh(ctx context.Context, accept func(old saved, v *view) er
 	}
 	v, err := c.walk(ctx, old, next)
 	if err != nil {
+		return err
+	}
+	if err := c.floors.check(v); err != nil {
 		return err
 	}
 	if err := accept(old, v); err != nil {

@@ -94,3 +94,15 @@ func FuzzParseChange(f *testing.F) {
 		}
 	})
 }
+
+// FuzzParseBootstrap: what is read has a root and no version below 0.
+func FuzzParseBootstrap(f *testing.F) {
+	f.Add([]byte(`{"format":1,"root":"{}","timestamp":3,"snapshot":3,"targets":1}`))
+	f.Add([]byte(`{"signed":{},"signatures":[]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b, err := parseBootstrap(data)
+		if err == nil && (b.Root == "" || b.Timestamp < 0 || b.Snapshot < 0 || b.Targets < 0) {
+			t.Fatalf("%+v", b)
+		}
+	})
+}

@@ -28,6 +28,8 @@ type identity struct {
 	Lifetimes map[string]int64 `json:"lifetimes,omitempty"` // root only: seconds, per role kind
 	Inbox     string           `json:"inbox,omitempty"`     // root only: the inbox repository
 
+	Published time.Time `json:"published,omitzero"` // timestamp only: when it was signed
+
 	Revoked *[]Tombstone `json:"revoked,omitempty"` // snapshot only, always present there
 }
 

@@ -57,7 +57,9 @@ func signTimestamp(id identity, version, snapshotVersion int64, snapshot []byte,
 	file.Length, file.Hashes = int64(len(snapshot)), metadata.Hashes{"sha256": sum[:]}
 	m.Signed.Version = version
 	m.Signed.Meta = map[string]*metadata.MetaFiles{"snapshot.json": file}
-	m.Signed.UnrecognizedFields = identityFields(id.named(metadata.TIMESTAMP))
+	self := id.named(metadata.TIMESTAMP)
+	self.Published = now
+	m.Signed.UnrecognizedFields = identityFields(self)
 	if err := signRole(m, online); err != nil {
 		return nil, nil, err
 	}

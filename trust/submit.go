@@ -23,7 +23,7 @@ func (p *Publisher) Submit(ctx context.Context, change Change) (Published, error
 		return Published{}, err
 	}
 	defer unlock()
-	checked, err := change.Check(p.opts.Root)
+	checked, err := change.Check(p.client.opts.Root)
 	if err != nil {
 		return Published{}, err
 	}

@@ -43,12 +43,13 @@ type walk struct {
 	revoked []Tombstone
 	policy  *policy.Policy
 	id      identity // of the newest root
+	signed  time.Time
 }
 
 func (w *walk) view() (*view, error) {
 	bins, err := lru.New[int, *metadata.Metadata[metadata.TargetsType]](maxDecoded)
 	succinct := w.set.Targets[metadata.TARGETS].Signed.Delegations.SuccinctRoles
-	return &view{set: w.set, bins: bins, raw: w.raw, top: w.next.top, groups: w.next.groups, policy: w.policy, revoked: w.revoked, bits: succinct.BitLength, id: w.id, until: w.until()}, err
+	return &view{set: w.set, bins: bins, raw: w.raw, top: w.next.top, groups: w.next.groups, policy: w.policy, revoked: w.revoked, bits: succinct.BitLength, id: w.id, until: w.until(), published: w.signed}, err
 }
 
 // until is the earliest expiry of the top-level roles.
@@ -67,7 +68,10 @@ func (w *walk) now() time.Time { return w.client.now(w.old.Floor) }
 
 // check checks the identity and lifetime of a top-level role.
 func (w *walk) check(fields map[string]any, role string, expires time.Time) error {
-	_, err := checkRole(w.id, fields, role, role, expires, w.now())
+	id, err := checkRole(w.id, fields, role, role, expires, w.now())
+	if role == metadata.TIMESTAMP {
+		w.signed = id.Published
+	}
 	return err
 }
 
