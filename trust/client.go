@@ -40,6 +40,10 @@ type ClientOptions struct {
 	// expired loads roles that have expired: the publisher must be able to renew
 	// those that it signs, and key holders those that they sign.
 	expired bool
+	// siblings goes on from another index of the version seen last, which only a
+	// collision of publishers makes; adopt from an older one, too. The view then
+	// holds the versions that must not come again.
+	siblings, adopt bool
 }
 
 // Client reads a trust repository. Its methods may be called concurrently.
@@ -62,6 +66,7 @@ type view struct {
 	groups    []group
 	policy    *policy.Policy
 	revoked   []Tombstone
+	lost      map[string]int64 // versions by role file of an index that this one does not follow
 	bits      int
 	id        identity  // of the newest root
 	published time.Time // when the timestamp says that it was signed
@@ -156,6 +161,12 @@ func (c *Client) refresh(ctx context.Context, accept func(old saved, v *view) er
 		return err
 	}
 	v.raw.Floor = c.now(old.Floor).UTC()
+	if v.lost != nil { // the state keeps what was lost, until a publish is above it
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.view = v
+		return nil
+	}
 	remember := func(seen []Tombstone) []Tombstone { return v.remember(seen, v.raw.Floor) }
 	if err := c.dir.commit(v.raw, remember); err != nil {
 		return err

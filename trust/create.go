@@ -152,7 +152,7 @@ func (c *creation) writeOnline(ctx context.Context, top map[string]v1.Descriptor
 	if err != nil {
 		return err
 	}
-	_, timestamp, err := signTimestamp(c.id, 1, 1, snapshot, c.now, c.OnlineKey)
+	_, timestamp, err := signTimestamp(c.id, 0, 1, 1, snapshot, c.now, c.OnlineKey)
 	if err != nil {
 		return err
 	}

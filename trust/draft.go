@@ -36,12 +36,13 @@ type Draft struct {
 	online crypto.Signer
 	now    time.Time
 
-	known   map[string]*metadata.TargetFiles         // listed targets read by Preload; nil: not listed
-	edits   map[int]map[string]*metadata.TargetFiles // changed targets, by bin
-	sizes   map[int]int                              // bytes of the entries of an edited or preloaded bin
-	renewed map[int]bool                             // bins to be signed anew
-	floor   map[string]int64                         // versions to be above, by role: of an index that a collision lost
-	revoked []Tombstone
+	known         map[string]*metadata.TargetFiles         // listed targets read by Preload; nil: not listed
+	edits         map[int]map[string]*metadata.TargetFiles // changed targets, by bin
+	sizes         map[int]int                              // bytes of the entries of an edited or preloaded bin
+	renewed       map[int]bool                             // bins to be signed anew
+	timestampLife time.Duration                            // 0 is what root says
+	floor         map[string]int64                         // versions to be above, by role: of an index that a collision lost
+	revoked       []Tombstone
 }
 
 // NewDraft starts from what the client verified last, refreshing when needed.
@@ -67,7 +68,7 @@ func (c *Client) newDraft(ctx context.Context, online crypto.Signer, t turnover)
 	d := &Draft{
 		client: c, view: v, next: next, online: online, now: now,
 		known: map[string]*metadata.TargetFiles{}, edits: map[int]map[string]*metadata.TargetFiles{},
-		sizes: map[int]int{}, renewed: map[int]bool{}, revoked: slices.Clone(v.revoked),
+		sizes: map[int]int{}, renewed: map[int]bool{}, floor: v.lost, revoked: slices.Clone(v.revoked),
 	}
 	if err := d.restoreTombstones(); err != nil {
 		return nil, err
@@ -530,7 +531,7 @@ func (d *Draft) writeOnline(ctx context.Context, w *writer, top map[string]v1.De
 	if err != nil {
 		return nil, err
 	}
-	timestamp, signed, err := signTimestamp(d.next.id, above(metadata.TIMESTAMP, old.Timestamp.Signed.Version), snapshot.Version, data, d.now, d.online)
+	timestamp, signed, err := signTimestamp(d.next.id, d.timestampLife, above(metadata.TIMESTAMP, old.Timestamp.Signed.Version), snapshot.Version, data, d.now, d.online)
 	if err != nil {
 		return nil, err
 	}

@@ -34,6 +34,10 @@ func (p *Publisher) fold(ctx context.Context, in inbox) (*fold, error) {
 	if err != nil {
 		return nil, err
 	}
+	draft.timestampLife = p.timestampLife
+	if err := draft.Preload(ctx, in.targets()); err != nil {
+		return nil, err
+	}
 	f := &fold{draft: draft, policy: draft.view.policy, now: p.client.Now()}
 	f.out = Publication{Listed: []string{}, Tags: []string{}, Revoked: []RevocationResult{}, Waiting: []InboxResult{}, Refused: []InboxResult{}}
 	for _, j := range in.junk {

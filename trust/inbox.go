@@ -61,6 +61,21 @@ type inbox struct {
 	junk        []junkEntry  // to be refused and removed
 }
 
+// targets are the names that the statements list: each bin is then read once.
+func (in inbox) targets() []string {
+	var names []string
+	for _, e := range in.statements {
+		r := e.release
+		for _, m := range r.Manifests {
+			names = append(names, r.Repository+"@"+m.Digest)
+		}
+		for _, tag := range r.Tags {
+			names = append(names, TagTarget(r.Repository, tag))
+		}
+	}
+	return names
+}
+
 // junkEntry is an entry that cannot count.
 type junkEntry struct {
 	inboxEntry

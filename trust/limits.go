@@ -35,6 +35,7 @@ const (
 	maxCached     = 1024       // files of the blob cache
 	maxDecoded    = 128        // decoded bins that a view keeps in memory
 
+	maxSuperseded   = 50_000              // replaced manifests that a publisher remembers, to delete them
 	maxInboxEntry   = 64 << 10            // bytes of one inbox bundle
 	maxInboxEntries = 20_000              // entries that one publish reads
 	inboxTTL        = 30 * 24 * time.Hour // an inbox statement older than this is dropped

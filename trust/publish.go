@@ -22,6 +22,9 @@ import (
 type Publisher struct {
 	client *Client
 	opts   PublisherOptions
+
+	timestampLife time.Duration // the longest that it signs a timestamp for; 0 is what root says
+	dealtWith     []string      // inbox entries that the last publish has seen
 }
 
 // PublisherOptions configure a Publisher. State should be set: it is what makes
@@ -32,6 +35,10 @@ type PublisherOptions struct {
 	// ExpectVersion, when not zero, is the timestamp version that must be
 	// current: the protection of a one-shot publisher without state.
 	ExpectVersion int64
+	// Adopt goes on from an index that is older than the last that this
+	// publisher saw, with versions above both. Whoever says so must know that the
+	// registry was put back by its owner, not by an attacker.
+	Adopt bool
 }
 
 // Publication is what one Publish did.
@@ -42,7 +49,10 @@ type Publication struct {
 	Revoked []RevocationResult `json:"revoked"` // made or taken back on the word of revokers
 	Waiting []InboxResult      `json:"waiting"` // kept in the inbox: more signers are needed
 	Refused []InboxResult      `json:"refused"` // dropped from the inbox
-	Pruned  int                `json:"pruned"`  // entries removed: listed by an earlier publish, or refused
+	// Repaired tells that the index before was another one than this publisher
+	// remembers: another publisher's, or an older one that was adopted.
+	Repaired bool `json:"repaired,omitempty"`
+	Pruned   int  `json:"pruned"` // entries removed: listed by an earlier publish, or refused
 }
 
 // InboxResult says what became of a statement and why.
@@ -57,7 +67,7 @@ func OpenPublisher(o PublisherOptions) (*Publisher, error) {
 	if o.OnlineKey == nil {
 		return nil, errors.New("a publisher needs the online key")
 	}
-	o.expired = true
+	o.expired, o.siblings, o.adopt = true, true, o.Adopt
 	c, err := Open(o.ClientOptions)
 	return &Publisher{client: c, opts: o}, err
 }
@@ -80,13 +90,14 @@ func (p *Publisher) Publish(ctx context.Context) (Publication, error) {
 	if ctx.Err() != nil {
 		return Publication{}, context.Cause(ctx)
 	}
+	before := p.client.last()
 	f, done, err := p.foldAndSwitch(ctx, in)
 	if err != nil {
 		return Publication{}, err
 	}
 	f.out.Published = done
-	err = p.prune(ctx, f)
-	return f.out, errors.Join(inboxErr, err)
+	f.out.Repaired = before.lost != nil
+	return f.out, errors.Join(inboxErr, p.prune(ctx, f), p.pruneSuperseded(ctx, before))
 }
 
 // lock keeps a second publisher with the same state out.
@@ -163,7 +174,7 @@ func (p *Publisher) prune(ctx context.Context, f *fold) error {
 		switch {
 		case err == nil:
 			f.out.Pruned++
-		case errors.Is(err, oci.ErrUnsupported), errors.Is(err, oci.ErrUnauthorized):
+		case prunesNothing(err):
 			return nil // the registry keeps them: they are read and passed over each time
 		case !errors.Is(err, oci.ErrNotFound):
 			return fmt.Errorf("pruning the inbox: %w", err)

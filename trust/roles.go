@@ -50,8 +50,12 @@ func signSnapshot(id identity, version int64, meta map[string]*metadata.MetaFile
 	return &m.Signed, data, err
 }
 
-func signTimestamp(id identity, version, snapshotVersion int64, snapshot []byte, now time.Time, online crypto.Signer) (*metadata.TimestampType, []byte, error) {
-	m := metadata.Timestamp(now.Add(id.lifetime(metadata.TIMESTAMP)))
+func signTimestamp(id identity, life time.Duration, version, snapshotVersion int64, snapshot []byte, now time.Time, online crypto.Signer) (*metadata.TimestampType, []byte, error) {
+	longest := id.lifetime(metadata.TIMESTAMP)
+	if life == 0 || life > longest {
+		life = longest
+	}
+	m := metadata.Timestamp(now.Add(life))
 	sum := sha256.Sum256(snapshot)
 	file := metadata.MetaFile(snapshotVersion)
 	file.Length, file.Hashes = int64(len(snapshot)), metadata.Hashes{"sha256": sum[:]}

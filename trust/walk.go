@@ -19,7 +19,44 @@ import (
 // walk verifies a fetched index on top of what was seen before, in the order
 // of the TUF client workflow: root, timestamp, snapshot, targets, then the
 // policy. Nothing of it is believed unless all of it holds.
-func (c *Client) walk(ctx context.Context, old saved, next *remoteIndex) (v *view, err error) {
+func (c *Client) walk(ctx context.Context, old saved, next *remoteIndex) (*view, error) {
+	v, err := c.follow(ctx, old, next)
+	var refused *Error
+	again := errors.As(err, &refused) && (c.opts.siblings && errors.Is(err, errSibling) || c.opts.adopt && refused.Code == policy.RolledBack)
+	if !again {
+		return v, err
+	}
+	lost, err := lostVersions(old)
+	if err != nil {
+		return nil, err
+	}
+	old.Timestamp, old.Snapshot = "", ""
+	if v, err = c.follow(ctx, old, next); err == nil {
+		v.lost = lost
+	}
+	return v, err
+}
+
+// errSibling says that an index has the version of the one seen last, and is
+// another one.
+var errSibling = errors.New("two publishers have collided")
+
+// lostVersions are the versions of an index that was seen and is not followed.
+func lostVersions(old saved) (map[string]int64, error) {
+	timestamp, err1 := (&metadata.Metadata[metadata.TimestampType]{}).FromBytes([]byte(old.Timestamp))
+	snapshot, err2 := (&metadata.Metadata[metadata.SnapshotType]{}).FromBytes([]byte(old.Snapshot))
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("persisted state: %w", err)
+	}
+	lost := map[string]int64{"timestamp.json": timestamp.Signed.Version, "snapshot.json": snapshot.Signed.Version}
+	for name, meta := range snapshot.Signed.Meta {
+		lost[name] = meta.Version
+	}
+	return lost, nil
+}
+
+// follow is walk on top of exactly what was seen before.
+func (c *Client) follow(ctx context.Context, old saved, next *remoteIndex) (v *view, err error) {
 	defer recovered("metadata", &err)
 	w := &walk{client: c, old: old, next: next, id: c.id}
 	w.raw.Index = next.raw
@@ -189,14 +226,10 @@ func (w *walk) timestamp(ctx context.Context) error {
 }
 
 // equivocation is the error for two timestamps of one version: two publishers
-// have collided, and neither can be told to be the right one.
+// have collided, and a reader cannot tell which was first.
 func (w *walk) equivocation() error {
-	version := w.set.Timestamp.Signed.Version
-	advice := "the next publish repairs it"
-	if w.client.opts.expired {
-		advice = fmt.Sprintf("make sure that no other publisher runs, remove this one's state, and go on with --expect-version %d", version)
-	}
-	return &Error{Code: policy.MetadataInvalid, Err: fmt.Errorf("timestamp: another one of version %d was seen before: two publishers have collided", version), Advice: advice}
+	return &Error{Code: policy.MetadataInvalid, Advice: "the next publish repairs it",
+		Err: fmt.Errorf("timestamp: another one of version %d was seen before: %w", w.set.Timestamp.Signed.Version, errSibling)}
 }
 
 // snapshot verifies the snapshot that the timestamp names and refuses one in

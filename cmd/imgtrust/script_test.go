@@ -50,6 +50,8 @@ import (
 //	hostile VAR KIND PATH BACKEND    serve BACKEND on $VAR, but answer requests
 //	                                 whose path contains PATH in a hostile way
 //	within DURATION CODE PROGRAM …   as exits, and no longer than that
+//	fetch NAME PATH FILE             GET PATH where NAME, started before, says on
+//	                                 stderr that it serves metrics; 200 into FILE
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"prepare":    prepare,
@@ -59,6 +61,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"flipbyte":   flipByte,
 		"hostile":    hostile,
 		"within":     within,
+		"fetch":      fetch,
 	}
 }
 
@@ -285,4 +288,23 @@ func within(ts *testscript.TestScript, neg bool, args []string) {
 	if took := time.Since(start); took > limit {
 		ts.Fatalf("took %v, longer than %v", took, limit)
 	}
+}
+
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	need(ts, neg, args, "fetch NAME PATH FILE")
+	_, rest, ok := strings.Cut(ts.ReadFile(args[0]+".stderr"), "metrics on ")
+	base, _, _ := strings.Cut(rest, "/metrics\n")
+	if !ok {
+		ts.Fatalf("%s does not say where it serves metrics", args[0])
+	}
+	client := http.Client{Timeout: 10 * time.Second}
+	res, err := client.Get(base + args[1])
+	ts.Check(err)
+	defer res.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	ts.Check(err)
+	if res.StatusCode != http.StatusOK {
+		ts.Fatalf("%s: %s: %s", args[1], res.Status, data)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), data, 0o644))
 }
