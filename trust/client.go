@@ -34,6 +34,9 @@ type ClientOptions struct {
 	Registry *oci.Client
 	// Offline answers from State alone and opens no connection.
 	Offline bool
+	// Warn is told, in one sentence, what was mended on the way, as a damaged
+	// file of the cache. nil tells nobody.
+	Warn func(text string)
 	// Now is the clock; nil is time.Now. Only demo and tests set it.
 	Now func() time.Time
 
@@ -78,6 +81,9 @@ type view struct {
 func Open(o ClientOptions) (*Client, error) {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Warn == nil {
+		o.Warn = func(string) {}
 	}
 	if len(o.Root) > maxRootBytes {
 		return nil, &Error{Code: policy.UntrustedRoot, Err: fmt.Errorf("root.json is larger than %d bytes", maxRootBytes)}
@@ -135,46 +141,59 @@ func (c *Client) Refresh(ctx context.Context) error {
 }
 
 // refresh is Refresh with a last word by the caller: what accept refuses is
-// neither believed nor persisted, so that trying again does not make it good.
+// neither believed nor persisted, so that trying again does not make it good. No
+// lock is held while the registry is asked: where another process moves the state
+// meanwhile, all is done again on top of that.
 func (c *Client) refresh(ctx context.Context, accept func(old saved, v *view) error) error {
-	unlock, err := c.dir.lock(ctx)
+	old, err := c.dir.locked(ctx)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	old, err := c.dir.load()
-	if err != nil {
-		return err
+	const attempts = 5
+	for range attempts {
+		v, err := c.look(ctx, old)
+		if err != nil {
+			return err
+		}
+		if err := accept(old, v); err != nil {
+			return err
+		}
+		if v.lost != nil { // the state keeps what was lost, until a publish is above it
+			c.believe(v)
+			return nil
+		}
+		remember := func(seen []Tombstone) []Tombstone { return v.remember(seen, v.raw.Floor) }
+		moved, err := c.dir.commit(ctx, old, v.raw, remember)
+		if err != nil {
+			return err
+		}
+		if moved == nil {
+			c.believe(v)
+			return nil
+		}
+		old = *moved
 	}
+	return stateError(c.dir.path, errors.New("other processes keep changing it"))
+}
+
+// look reads the repository and verifies it on top of what was seen before.
+func (c *Client) look(ctx context.Context, old saved) (*view, error) {
 	next, err := c.fetch(ctx, old)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	v, err := c.walk(ctx, old, next)
 	if err != nil {
-		return err
-	}
-	if err := c.floors.check(v); err != nil {
-		return err
-	}
-	if err := accept(old, v); err != nil {
-		return err
+		return nil, err
 	}
 	v.raw.Floor = c.now(old.Floor).UTC()
-	if v.lost != nil { // the state keeps what was lost, until a publish is above it
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.view = v
-		return nil
-	}
-	remember := func(seen []Tombstone) []Tombstone { return v.remember(seen, v.raw.Floor) }
-	if err := c.dir.commit(v.raw, remember); err != nil {
-		return err
-	}
+	return v, c.floors.check(v)
+}
+
+func (c *Client) believe(v *view) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.view = v
-	return nil
 }
 
 // current returns the verified view, refreshing first when there is none or

@@ -197,8 +197,15 @@ func (c *Client) groupLayers(ctx context.Context, v *view, n int) (map[string]v1
 // cached returns content by its digest from the cache, or gets it and keeps it.
 // Cached bytes are hashed again: a damaged file is fetched anew.
 func (c *Client) cached(d v1.Descriptor, get func() ([]byte, error)) ([]byte, error) {
-	if data, ok := c.dir.blob(d.Digest); ok && describe("", data).Digest == d.Digest {
+	data, kept := c.dir.blob(d.Digest)
+	if kept && describe("", data).Digest == d.Digest {
 		return data, nil
+	}
+	if kept && c.opts.Offline {
+		return nil, fmt.Errorf("offline, and the cached %s in the state %s is damaged", d.Digest, c.dir.path)
+	}
+	if kept {
+		c.opts.Warn(fmt.Sprintf("the cached %s in the state %s is damaged: it is fetched anew", d.Digest, c.dir.path))
 	}
 	if c.opts.Offline {
 		return nil, fmt.Errorf("offline, and %s is not in the state", d.Digest)

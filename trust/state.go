@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -133,11 +134,73 @@ func (d *stateDir) seen() (seen, error) {
 	return s, err
 }
 
-// commit persists a verified view and the tombstones that are remembered with
-// it, the memory first: after a crash in between more is remembered than was
-// believed, never less. The caller holds the lock.
-func (d *stateDir) commit(s saved, remember func(seen []Tombstone) []Tombstone) error {
-	s.Format = 1
+// locked is load under the lock.
+func (d *stateDir) locked(ctx context.Context) (saved, error) {
+	unlock, err := d.lock(ctx)
+	if err != nil {
+		return saved{}, err
+	}
+	defer unlock()
+	return d.load()
+}
+
+// commit persists a view that was verified on top of old, with the tombstones that
+// are remembered with it, the memory first: after a crash in between more is
+// remembered than was believed, never less. When the state is no longer old,
+// nothing is written, and the state that it is now is returned.
+func (d *stateDir) commit(ctx context.Context, old, next saved, remember func(seen []Tombstone) []Tombstone) (moved *saved, err error) {
+	unlock, err := d.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	now, err := d.load()
+	if err != nil {
+		return nil, err
+	}
+	if !now.sameMetadata(old) {
+		return &now, nil
+	}
+	if d.path != "" {
+		d.sweep()
+	}
+	next.Format = 1
+	if now.Floor.After(next.Floor) {
+		next.Floor = now.Floor
+	}
+	if err := d.rememberTombstones(remember); err != nil {
+		return nil, err
+	}
+	if d.path == "" {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.metadata = next
+		return nil, nil
+	}
+	return nil, writeState(filepath.Join(d.path, "metadata.json"), next)
+}
+
+// sweep removes the temporary files of processes that were killed while they wrote.
+// The caller holds the lock, so that nobody is writing these.
+func (d *stateDir) sweep() {
+	for _, name := range []string{".metadata.json-*", ".seen.json-*"} {
+		left, _ := filepath.Glob(filepath.Join(d.path, name))
+		for _, path := range left {
+			_ = os.Remove(path)
+		}
+	}
+}
+
+// sameMetadata tells whether two states hold the same metadata: the floor may
+// have moved.
+func (s saved) sameMetadata(o saved) bool {
+	return s.Timestamp == o.Timestamp && s.Snapshot == o.Snapshot && s.Targets == o.Targets && s.RootVersion == o.RootVersion &&
+		slices.Equal(s.Roots, o.Roots) && slices.Equal(s.OnlineKeys, o.OnlineKeys) && bytes.Equal(s.Index, o.Index)
+}
+
+// rememberTombstones writes the tombstones that are to be remembered, if they have
+// changed. The caller holds the lock.
+func (d *stateDir) rememberTombstones(remember func(seen []Tombstone) []Tombstone) error {
 	memory, err := d.seen()
 	if err != nil {
 		return err
@@ -149,16 +212,14 @@ func (d *stateDir) commit(s saved, remember func(seen []Tombstone) []Tombstone) 
 	if d.path == "" {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.metadata, d.memory.Revoked = s, merged
+		d.memory.Revoked = merged
 		return nil
 	}
-	if !reflect.DeepEqual(merged, memory.Revoked) {
-		memory.Format, memory.Revoked = 1, merged
-		if err := writeState(filepath.Join(d.path, "seen.json"), memory); err != nil {
-			return err
-		}
+	if reflect.DeepEqual(merged, memory.Revoked) {
+		return nil
 	}
-	return writeState(filepath.Join(d.path, "metadata.json"), s)
+	memory.Format, memory.Revoked = 1, merged
+	return writeState(filepath.Join(d.path, "seen.json"), memory)
 }
 
 // forget drops tombstones that this directory's owner has taken back. The caller

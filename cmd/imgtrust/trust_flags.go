@@ -40,7 +40,7 @@ func (f *trustFlags) register(flags *pflag.FlagSet, withRepository bool) {
 // clientOptions reads the root file and makes the options of a client whose
 // state is kept under a kind of its own.
 func (a *app) clientOptions(f trustFlags, kind string) (trust.ClientOptions, error) {
-	o := trust.ClientOptions{State: f.state, Offline: f.offline, Registry: a.registryClient(f.registry)}
+	o := trust.ClientOptions{State: f.state, Offline: f.offline, Registry: a.registryClient(f.registry), Warn: func(text string) { a.progress("warning: %s", text) }}
 	if f.root == "" {
 		return o, usageError{errors.New("missing --root FILE: the root.json to start from, which never comes from the registry it protects")}
 	}
