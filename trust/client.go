@@ -225,6 +225,20 @@ func (c *Client) Now() time.Time {
 	return c.now(floor)
 }
 
+// Version verifies a repository from root.json alone, with no state, also when
+// roles of it have expired, and gives the version of its timestamp.
+func Version(ctx context.Context, o ClientOptions) (int64, error) {
+	o.State, o.expired = "", true
+	c, err := Open(o)
+	if err != nil {
+		return 0, err
+	}
+	if err := c.Refresh(ctx); err != nil {
+		return 0, err
+	}
+	return c.last().set.Timestamp.Signed.Version, nil
+}
+
 // Policy returns the policy that the offline targets keys signed.
 func (c *Client) Policy(ctx context.Context) (*policy.Policy, error) {
 	v, err := c.current(ctx)

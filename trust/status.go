@@ -124,10 +124,10 @@ func (c *Client) inboxLength(ctx context.Context) (int, error) {
 		return 0, nil
 	case errors.Is(err, oci.ErrTooLarge) && len(tags) > 0:
 		return len(tags), nil
-	case errors.Is(err, oci.ErrUnauthorized), errors.Is(err, oci.ErrTooLarge):
+	case ctx.Err() != nil:
+		return -1, context.Cause(ctx)
+	case err != nil: // a mirror's reader may not reach it
 		return -1, nil
-	case err != nil:
-		return -1, fmt.Errorf("listing the inbox %s: %w", c.Inbox(), err)
 	}
 	return len(tags), nil
 }

@@ -18,6 +18,9 @@ func (f *registryFlags) register(flags *pflag.FlagSet) {
 
 // registryClient returns a client with the credentials of the Docker config
 // and its helpers.
-func (a *app) registryClient(f registryFlags) *oci.Client {
-	return oci.New(oci.Options{Keychain: authn.DefaultKeychain, InsecureHTTP: f.insecureHTTP, Mirrors: a.mirrors})
+func (a *app) registryClient(f registryFlags) *oci.Client { return a.layoutClient(f, nil) }
+
+// layoutClient is registryClient with repositories that lie in layouts.
+func (a *app) layoutClient(f registryFlags, layouts map[string]string) *oci.Client {
+	return oci.New(oci.Options{Keychain: authn.DefaultKeychain, InsecureHTTP: f.insecureHTTP, Mirrors: a.mirrors, Layouts: layouts})
 }

@@ -133,6 +133,7 @@ func commands(a *app) []*cobra.Command {
 		newVerifyCommand(a),
 		newPolicyCommand(a),
 		newTreeCommand(a),
+		newCopyCommand(a),
 		newRegistryCommand(a),
 		newDemoCommand(a),
 	}

@@ -16,6 +16,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -50,6 +51,7 @@ import (
 //	hostile VAR KIND PATH BACKEND    serve BACKEND on $VAR, but answer requests
 //	                                 whose path contains PATH in a hostile way
 //	within DURATION CODE PROGRAM …   as exits, and no longer than that
+//	isolated CODE PROGRAM …          as exits, in a network namespace of its own
 //	fetch NAME PATH FILE             GET PATH where NAME, started before, says on
 //	                                 stderr that it serves metrics; 200 into FILE
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
@@ -62,6 +64,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"hostile":    hostile,
 		"within":     within,
 		"fetch":      fetch,
+		"isolated":   isolated,
 	}
 }
 
@@ -307,4 +310,19 @@ func fetch(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s: %s: %s", args[1], res.Status, data)
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[2]), data, 0o644))
+}
+
+// isolated says loudly where it cannot be done, and fails there in CI.
+func isolated(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: isolated CODE PROGRAM ARGS...")
+	}
+	if out, err := exec.Command("unshare", "-rn", "true").CombinedOutput(); err != nil {
+		if os.Getenv("CI") == "true" {
+			ts.Fatalf("a network namespace: %v: %s", err, out)
+		}
+		ts.Logf("SKIPPED: no network namespace can be made here: %v: %s", err, out)
+		return
+	}
+	exits(ts, false, append([]string{args[0], "unshare", "-rn"}, args[1:]...))
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -16,6 +17,10 @@ import (
 
 // maxRootFile bounds a root.json read from disk, in bytes.
 const maxRootFile = 1 << 20
+
+// layoutRepository is how a trust repository on a disk is called: a layout has no
+// name, and which trust repository it is, root.json decides.
+const layoutRepository = "localhost/layout"
 
 // trustFlags are the flags of every command that reads a trust repository.
 type trustFlags struct {
@@ -30,7 +35,7 @@ type trustFlags struct {
 // leaves out --trust.
 func (f *trustFlags) register(flags *pflag.FlagSet, withRepository bool) {
 	if withRepository {
-		flags.StringVar(&f.repository, "trust", "", "trust repository, HOST/REPO")
+		flags.StringVar(&f.repository, "trust", "", "trust repository, HOST/REPO or oci:DIR")
 	}
 	flags.StringVar(&f.root, "root", "", "bootstrap root.json, as imgtrust trust init wrote it")
 	flags.StringVar(&f.state, "state", "", "directory that remembers what was seen (default: below the user's state directory)")
@@ -48,7 +53,10 @@ func (a *app) clientOptions(f trustFlags, kind string) (trust.ClientOptions, err
 		return o, usageError{errors.New("missing --trust REPO")}
 	}
 	var err error
-	if o.Repository, err = parseRepository("--trust", f.repository); err != nil {
+	if dir, ok := strings.CutPrefix(f.repository, "oci:"); ok {
+		o.Repository = layoutRepository
+		o.Registry = a.layoutClient(f.registry, map[string]string{layoutRepository: dir})
+	} else if o.Repository, err = parseRepository("--trust", f.repository); err != nil {
 		return o, usageError{err}
 	}
 	if o.Root, err = readBounded(f.root, maxRootFile); err != nil {

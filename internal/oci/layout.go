@@ -32,10 +32,11 @@ func (s layoutSource) find(h v1.Hash) (v1.Descriptor, error) {
 		return v1.Descriptor{}, err
 	}
 	if h.Hex == "" {
-		if len(index.Manifests) != 1 {
-			return v1.Descriptor{}, fmt.Errorf("holds %d manifests: say which with @sha256:HEX", len(index.Manifests))
+		all := images(index.Manifests)
+		if len(all) != 1 {
+			return v1.Descriptor{}, fmt.Errorf("holds %d manifests: say which with @sha256:HEX", len(all))
 		}
-		return index.Manifests[0], nil
+		return all[0], nil
 	}
 	if _, err := parseDigest(h.String()); err != nil {
 		return v1.Descriptor{}, err

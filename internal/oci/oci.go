@@ -59,6 +59,9 @@ type Options struct {
 	// Mirrors maps canonical HOST or HOST/PREFIX to HOST or HOST/PREFIX; the
 	// longest prefix on a path boundary wins.
 	Mirrors map[string]string
+	// Layouts maps canonical repositories to directories of OCI image layouts,
+	// from which Resolve, Manifest and Blob read them with no connection at all.
+	Layouts map[string]string
 	// Timeout bounds one request until its body is read; 0: 60 s. Blob
 	// streams may take longer, but not stand still for so long.
 	Timeout time.Duration
@@ -76,6 +79,7 @@ type Client struct {
 	keychain  authn.Keychain
 	insecure  bool
 	mirrors   map[string]string
+	layouts   map[string]string
 	pings     cells[string, ping]
 	sessions  cells[sessionKey, *session]
 	attaching cells[string, struct{}] // one read-modify-write of a fallback tag at a time
@@ -99,6 +103,7 @@ func New(o Options) *Client {
 		keychain: o.Keychain,
 		insecure: o.InsecureHTTP,
 		mirrors:  maps.Clone(o.Mirrors),
+		layouts:  maps.Clone(o.Layouts),
 	}
 }
 
