@@ -134,14 +134,14 @@ var ErrPassphrase = errors.New("wrong passphrase")
 
 // LoadKey reads a private key from a PEM file of at most 64 KiB: encrypted as
 // MarshalEncrypted and cosign write it, or plain (PKCS #8, PKCS #1, SEC 1) when
-// the options allow it. References to keys in a KMS ("SCHEME://…") are not
-// supported yet, which is an error.
+// the options allow it. A reference SCHEME://… is a key in a key service, reached
+// by the program sigstore-kms-SCHEME; there is no passphrase then.
 func LoadKey(ctx context.Context, path string, o LoadOptions) (*Key, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if scheme, _, ok := strings.Cut(path, "://"); ok {
-		return nil, fmt.Errorf("key %s: keys of kind %s:// are not supported yet", path, scheme)
+	if isKMS(path) {
+		return loadKMS(ctx, path)
 	}
 	data, err := readKeyFile(path)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/rsa"
 	"fmt"
 
@@ -65,6 +66,8 @@ func signRole[T metadata.Roles](m *metadata.Metadata[T], keys ...crypto.Signer) 
 	return nil
 }
 
+// signTUF signs as TUF wants it for the type of the key, RSA by PSS, and verifies
+// what was made: a key service may know one way only.
 func signTUF(k crypto.Signer, payload []byte) (sig []byte, keyID string, err error) {
 	key, keyID, err := tufKey(k.Public())
 	if err != nil {
@@ -74,15 +77,40 @@ func signTUF(k crypto.Signer, payload []byte) (sig []byte, keyID string, err err
 	if key.Scheme == metadata.KeySchemeECDSA_SHA2_P384 {
 		hash = crypto.SHA384
 	}
-	var signer signature.Signer
-	if private, ok := k.(*rsa.PrivateKey); ok {
-		signer, err = signature.LoadRSAPSSSigner(private, hash, &rsa.PSSOptions{Hash: hash})
-	} else {
-		signer, err = signature.LoadSigner(k, hash)
+	pss := &rsa.PSSOptions{Hash: hash, SaltLength: rsa.PSSSaltLengthEqualsHash}
+	switch k.Public().(type) {
+	case ed25519.PublicKey:
+		sig, err = k.Sign(rand.Reader, payload, crypto.Hash(0))
+	case *rsa.PublicKey:
+		sig, err = k.Sign(rand.Reader, digest(hash, payload), pss)
+	default:
+		sig, err = k.Sign(rand.Reader, digest(hash, payload), hash)
 	}
 	if err != nil {
 		return nil, "", err
 	}
-	sig, err = signer.SignMessage(bytes.NewReader(payload))
-	return sig, keyID, err
+	if err := verifyTUF(k.Public(), hash, pss, payload, sig); err != nil {
+		return nil, "", fmt.Errorf("key %.16s signs in another way than TUF reads: %w", keyID, err)
+	}
+	return sig, keyID, nil
+}
+
+func digest(hash crypto.Hash, payload []byte) []byte {
+	h := hash.New()
+	h.Write(payload)
+	return h.Sum(nil)
+}
+
+func verifyTUF(public crypto.PublicKey, hash crypto.Hash, pss *rsa.PSSOptions, payload, sig []byte) error {
+	var verifier signature.Verifier
+	var err error
+	if k, ok := public.(*rsa.PublicKey); ok {
+		verifier, err = signature.LoadRSAPSSVerifier(k, hash, pss)
+	} else {
+		verifier, err = signature.LoadVerifier(public, hash)
+	}
+	if err != nil {
+		return err
+	}
+	return verifier.VerifySignature(bytes.NewReader(sig), bytes.NewReader(payload))
 }

@@ -18,7 +18,9 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"imgtrust": func() { os.Exit(run(os.Args[1:])) },
+		"imgtrust":           func() { os.Exit(run(os.Args[1:])) },
+		"sigstore-kms-files": func() { os.Exit(keyService()) },
+		"sigstore-kms-wrong": func() { fmt.Print(`{"publicKey":null}`) },
 	})
 }
 
