@@ -31,12 +31,12 @@ demodeps:
 	@tools/deps.sh runc:runc newuidmap:uidmap
 
 .PHONY: test
-test: testdeps tools bin/testsum ## every test, with the race detector; ends with the counts
+test: testdeps tools bin/testsum bin/policycheck ## every test, with the race detector; ends with the counts
 	$(GO) -C tools test ./testsum
 	bin/testsum -race -timeout 20m ./...
 
 .PHONY: e2e
-e2e: testdeps tools bin/testsum ## only the tests with real BuildKit and runc
+e2e: testdeps tools bin/testsum bin/policycheck ## only the tests with real BuildKit and runc
 	bin/testsum -race -timeout 20m ./test/e2e/...
 
 .PHONY: testdeps
@@ -71,6 +71,10 @@ tools: bin/.tools ## bin/: cosign, crane, staticcheck, govulncheck; some minutes
 bin/.tools: tools/go.mod tools/go.sum
 	CGO_ENABLED=0 $(GO) -C tools build -trimpath -buildvcs=false -ldflags '-s -w' -o ../bin/ tool
 	@touch $@
+
+# What podman, CRI-O and skopeo decide by; Debian's skopeo has it disabled.
+bin/policycheck: tools/policycheck/main.go tools/policycheck/go.mod tools/policycheck/go.sum
+	CGO_ENABLED=0 $(GO) -C tools/policycheck build -tags containers_image_openpgp -trimpath -buildvcs=false -ldflags '-s -w' -o ../../bin/ .
 
 bin/testsum: tools/testsum/main.go
 	CGO_ENABLED=0 $(GO) -C tools build -trimpath -buildvcs=false -o ../bin/ ./testsum

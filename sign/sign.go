@@ -48,6 +48,10 @@ type Options struct {
 	// the first platform of an index are named.
 	Provenance, SBOM, Slim string
 
+	// CosignLegacy writes signatures under the tag DIGEST.sig as well, which
+	// skopeo, podman and CRI-O read.
+	CosignLegacy bool
+
 	Parallel int              // images at a time; 0: 8
 	Now      func() time.Time // nil: time.Now
 }
@@ -148,6 +152,11 @@ func one(ctx context.Context, image oci.Reference, o Options) (Result, error) {
 			return Result{}, fmt.Errorf("attaching the bundle of %s: %w", b.predicateType, err)
 		}
 		result.Bundles = append(result.Bundles, b.digest())
+	}
+	if o.CosignLegacy {
+		if err := attachLegacy(ctx, at, release.Tags, o); err != nil {
+			return Result{}, fmt.Errorf("attaching the legacy signatures: %w", err)
+		}
 	}
 	result.InboxTag = bundles[0].inboxTag()
 	if _, err := o.Client.PutArtifact(ctx, o.Inbox, result.InboxTag, bundles[0].artifact()); err != nil {

@@ -29,6 +29,7 @@ type signFlags struct {
 	tags         []string
 	annotations  []string
 	expires      string
+	cosignLegacy bool
 	json         bool
 	registry     registryFlags
 }
@@ -66,6 +67,7 @@ The result on stdout is one REPOSITORY@DIGEST line for each image.`,
 	flags.StringArrayVar(&f.tags, "tag", nil, "tag to name in the statement (repeatable; default: the tag given with the image)")
 	flags.StringArrayVarP(&f.annotations, "annotation", "a", nil, "annotation K=V in the statement (repeatable)")
 	flags.StringVar(&f.expires, "expires", "", "when the statement ends to count: a date (2027-01-31, or RFC 3339) or a duration (90d, 36h)")
+	flags.BoolVar(&f.cosignLegacy, "cosign-legacy", false, "also write the tag DIGEST.sig, which skopeo, podman and CRI-O read")
 	flags.BoolVar(&f.json, "json", false, "print one JSON object for each image")
 	f.registry.register(flags)
 	return cmd
@@ -150,7 +152,7 @@ func (a *app) publishSigned(ctx context.Context, f signFlags, signed []sign.Resu
 }
 
 func (a *app) signOptions(args []string, f signFlags) ([]oci.Reference, sign.Options, error) {
-	o := sign.Options{Tags: f.tags}
+	o := sign.Options{Tags: f.tags, CosignLegacy: f.cosignLegacy}
 	if f.key == "" {
 		return nil, o, errors.New("missing --key KEY")
 	}
