@@ -33,7 +33,7 @@ func BenchmarkPublish(b *testing.B) {
 	var busy time.Duration
 	for b.Loop() {
 		b.StopTimer()
-		v := testkit.NewVirtualTrust(b)
+		v := testkit.NewVirtualTrustIn(b, testkit.NewDistribution(b))
 		for i := range n {
 			v.Submit("ci", release(v, i))
 		}

@@ -82,6 +82,8 @@ type Client struct {
 	layouts   map[string]string
 	pings     cells[string, ping]
 	sessions  cells[sessionKey, *session]
+	listing   sync.Map                // hosts whose referrers API has answered
+	empty     sync.Map                // repositories that hold the empty config
 	attaching cells[string, struct{}] // one read-modify-write of a fallback tag at a time
 }
 

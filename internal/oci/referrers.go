@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -220,7 +221,14 @@ func (c *Client) list(ctx context.Context, repo string, subject v1.Hash, d v1.De
 	if header.Get("OCI-Subject") == subject.String() {
 		return nil
 	}
+	host, _, _ := strings.Cut(repo, "/")
+	if _, lists := c.listing.Load(host); lists {
+		return nil
+	}
 	_, err := c.referrersAPI(ctx, repo, subject, d.ArtifactType, defaultReferrers)
+	if err == nil {
+		c.listing.Store(host, true) // what has the API lists by it, header or not
+	}
 	if !errors.Is(err, errNoReferrersAPI) {
 		return err
 	}

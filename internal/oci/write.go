@@ -178,7 +178,7 @@ func (c *Client) stageArtifact(ctx context.Context, repo string, subject *v1.Des
 	if a.Type == "" {
 		return nil, errors.New("an artifact needs a type")
 	}
-	config, err := c.PutBlob(ctx, repo, []byte(emptyConfig), emptyConfigType)
+	config, err := c.putEmptyConfig(ctx, repo)
 	if err != nil {
 		return nil, err
 	}
@@ -236,4 +236,16 @@ func parseArtifact(m Manifest) (Artifact, v1.Descriptor, error) {
 		return Artifact{}, v1.Descriptor{}, fmt.Errorf("its type is %q but its layer's is %q", clip(a.Type, maxErrorText), clip(string(t), maxErrorText))
 	}
 	return a, d.Layers[0], nil
+}
+
+// putEmptyConfig uploads the empty config, once for each repository.
+func (c *Client) putEmptyConfig(ctx context.Context, repo string) (v1.Descriptor, error) {
+	if _, there := c.empty.Load(repo); there {
+		return describe([]byte(emptyConfig), emptyConfigType)
+	}
+	d, err := c.PutBlob(ctx, repo, []byte(emptyConfig), emptyConfigType)
+	if err == nil {
+		c.empty.Store(repo, true)
+	}
+	return d, err
 }

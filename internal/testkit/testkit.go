@@ -29,6 +29,7 @@ import (
 
 	"github.com/imgtrust/imgtrust/internal/attest"
 	"github.com/imgtrust/imgtrust/internal/oci"
+	distribution "github.com/imgtrust/imgtrust/internal/registry"
 	"github.com/imgtrust/imgtrust/trust"
 )
 
@@ -63,6 +64,20 @@ func NewRegistry(t testing.TB) *Registry {
 	r.Host = strings.TrimPrefix(server.URL, "http://")
 	r.Client = oci.New(oci.Options{Timeout: 10 * time.Second})
 	return r
+}
+
+// NewDistribution starts the development registry, without the referrers API, for
+// the life of the test. It lists any number of tags and counts no requests.
+func NewDistribution(t testing.TB) *Registry {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	s, err := distribution.Start(ctx, distribution.Options{Addr: "127.0.0.1:0"})
+	must(t, err)
+	t.Cleanup(func() {
+		cancel()
+		_ = s.Close()
+	})
+	return &Registry{Host: s.Addr(), Client: oci.New(oci.Options{Timeout: time.Minute})}
 }
 
 // Intercept lets answer see each request first; it returns true when it has
@@ -211,8 +226,14 @@ signers:
 // and one online key, empty of listings.
 func NewVirtualTrust(t testing.TB, change ...func(*trust.InitOptions)) *VirtualTrust {
 	t.Helper()
+	return NewVirtualTrustIn(t, NewRegistry(t), change...)
+}
+
+// NewVirtualTrustIn is NewVirtualTrust in a registry that is there.
+func NewVirtualTrustIn(t testing.TB, registry *Registry, change ...func(*trust.InitOptions)) *VirtualTrust {
+	t.Helper()
 	v := &VirtualTrust{
-		Registry: NewRegistry(t), T: t,
+		Registry: registry, T: t,
 		Clock:   &Clock{now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)},
 		Root:    []*ecdsa.PrivateKey{Key(t), Key(t)},
 		Targets: []*ecdsa.PrivateKey{Key(t)}, Online: Key(t),
