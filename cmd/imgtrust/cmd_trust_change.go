@@ -373,6 +373,9 @@ func (a *app) readChange(paths []string, rootFile string) (change trust.Change, 
 			return change, nil, fmt.Errorf("%s and %s: %w", paths[0], path, err)
 		}
 	}
+	if change.New() && rootFile != "" {
+		return change, nil, refusal{errors.New("the change makes a new trust repository, and does not change the one of your root.json")}
+	}
 	if change.New() {
 		return change, nil, nil
 	}

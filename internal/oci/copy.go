@@ -12,6 +12,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
 )
 
 // Copied counts what a copy carried, what was there already included.
@@ -52,6 +53,7 @@ func (c *Client) Copy(ctx context.Context, src, dst Location) (Copied, v1.Descri
 const (
 	maxCopyDepth     = 5      // levels of indexes, and of referrers of referrers
 	maxCopyManifests = 10_000 // manifests of one copy
+	copiesAtATime    = 8      // blobs of a manifest
 )
 
 // sink takes the content of a copy.
@@ -142,18 +144,23 @@ func (k *copier) layers(ctx context.Context, m Manifest) error {
 	if err != nil {
 		return err
 	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(copiesAtATime)
 	for _, d := range append([]v1.Descriptor{image.Config}, image.Layers...) {
 		if k.blobs[d.Digest] {
 			continue
 		}
 		k.blobs[d.Digest] = true
-		if err := k.to.blob(ctx, k.from, d); err != nil {
-			return fmt.Errorf("blob %s: %w", d.Digest, err)
-		}
 		k.Blobs++
 		k.Bytes += d.Size
+		g.Go(func() error {
+			if err := k.to.blob(ctx, k.from, d); err != nil {
+				return fmt.Errorf("blob %s: %w", d.Digest, err)
+			}
+			return nil
+		})
 	}
-	return nil
+	return g.Wait()
 }
 
 // referrers copies what refers to any manifest of the copy, and what refers to
