@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -347,12 +346,7 @@ func rewriteChange(change trust.Change, path string) error {
 	if err != nil {
 		return err
 	}
-	file, err := createFile(path)
-	if err != nil {
-		return err
-	}
-	defer file.discard()
-	return file.replace(data)
+	return replaceFile(path, data)
 }
 
 // readChange reads copies of one change, merged, and the root file if it is
@@ -490,19 +484,4 @@ func (a *app) confirm(question string, yes bool) error {
 		return refusal{notConfirmed{question}}
 	}
 	return nil
-}
-
-// replace gives the file its content and its name, in place of another.
-func (f newFile) replace(data []byte) error {
-	_, err := f.temp.Write(data)
-	if err == nil {
-		err = f.temp.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.temp.Sync()
-	}
-	if err == nil {
-		err = os.Rename(f.temp.Name(), filepath.Clean(f.path))
-	}
-	return err
 }

@@ -81,12 +81,7 @@ func writeBootstrap(client *trust.Client, path string) error {
 	if err != nil {
 		return err
 	}
-	file, err := createFile(path)
-	if err != nil {
-		return err
-	}
-	defer file.discard()
-	return file.replace(data)
+	return replaceFile(path, data)
 }
 
 // sayDue names the roles that must be renewed, and who must do it.
