@@ -315,6 +315,37 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
+// TestClockAhead: a clock that was ahead for a while leaves nothing that keeps a
+// reader from fresh metadata afterwards.
+func TestClockAhead(t *testing.T) {
+	ctx := context.Background()
+	v := testkit.NewVirtualTrust(t)
+	v.List(v.Host+"/app/web", "1", "web", "ci")
+	o := v.ClientOptions(t.TempDir())
+	refresh := func(ahead time.Duration) error {
+		o.Now = func() time.Time { return v.Clock.Now().Add(ahead) }
+		c, err := trust.Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Refresh(ctx)
+	}
+	if err := refresh(10 * 365 * 24 * time.Hour); trust.CodeOf(err) != policy.MetadataExpired {
+		t.Errorf("ten years ahead: %v", err)
+	}
+	if err := refresh(0); err != nil {
+		t.Errorf("set right again: %v", err)
+	}
+	if err := refresh(5 * 24 * time.Hour); err != nil {
+		t.Errorf("five days ahead, within the timestamp's life: %v", err)
+	}
+	v.Clock.Add(time.Hour)
+	v.Publish()
+	if err := refresh(0); err != nil {
+		t.Errorf("set right again, after the next publish: %v", err)
+	}
+}
+
 // TestLongLivedClient: a client that is kept does not answer from metadata that
 // has expired since; it refreshes by itself, and shows what was revoked.
 func TestLongLivedClient(t *testing.T) {
