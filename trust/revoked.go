@@ -13,21 +13,41 @@ import (
 // snapshot: what was seen stays, whatever the online key signs, until the
 // policy's revokers have taken it back. The result has active tombstones only.
 func (v *view) remember(seen []Tombstone, now time.Time) []Tombstone {
-	listed := map[string]Tombstone{}
+	kept := map[string]Tombstone{}
+	for _, s := range seen {
+		kept[s.key()] = s
+	}
 	var all []Tombstone
 	for _, t := range v.revoked {
-		listed[t.key()] = t
-		if t.Active() {
+		s, known := kept[t.key()]
+		delete(kept, t.key())
+		switch {
+		case t.Active() && known:
+			all = append(all, t.with(s))
+		case t.Active():
 			all = append(all, t)
+		case known && !v.undone(t, s.Date, now):
+			all = append(all, s)
 		}
 	}
 	for _, s := range seen {
-		t, ok := listed[s.key()]
-		if !ok || !t.Active() && !v.undone(t, s.Date, now) {
+		if _, unlisted := kept[s.key()]; unlisted {
 			all = append(all, s)
 		}
 	}
 	return all
+}
+
+// with is a tombstone that revokes all that an older form of it did: the snapshot
+// may have been written anew to cover less, or to be undone by older statements.
+func (t Tombstone) with(seen Tombstone) Tombstone {
+	t.Also = append(slices.Clone(seen.Also), t.Also...)
+	slices.Sort(t.Also)
+	t.Also = slices.Compact(t.Also)
+	if seen.Date.After(t.Date) {
+		t.Date = seen.Date
+	}
+	return t
 }
 
 // undone tells whether revokers have signed that a revocation of a date is taken
